@@ -1,0 +1,21 @@
+"""Prometheus exposition of a registry that its owner injects; nothing is process-global."""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """All samples of *registry* in Prometheus' text format."""
+    return generate_latest(registry)
+
+
+def add_build_info(registry: CollectorRegistry, name: str, version: str) -> None:
+    """A gauge *name*, always 1, whose labels say what runs."""
+    gauge = Gauge(name, "What runs here.", ["version", "python"], registry=registry)
+    gauge.labels(version, platform.python_version()).set(1)

@@ -1,0 +1,99 @@
+"""Validators for wire fields: ranges and lengths, with texts a client can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from cortex.wire.converter import FieldError
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def between(low: float, high: float) -> Validator:
+    """The number, when there is one, lies in [low, high]."""
+
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not low <= value <= high:
+            raise FieldError(f"must be between {low:g} and {high:g}, got {value:g}", field.name)
+
+    return check
+
+
+def above(low: float, high: float) -> Validator:
+    """The number, when there is one, lies in (low, high]."""
+
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not low < value <= high:
+            raise FieldError(
+                f"must be greater than {low:g} and at most {high:g}, got {value:g}", field.name
+            )
+
+    return check
+
+
+def at_least(low: int, high: int = 2**31 - 1) -> Validator:
+    """The integer, when there is one, lies in [low, high]."""
+
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is None:
+            return
+        if value < low:
+            raise FieldError(
+                f"integer below minimum value. Expected a value >= {low}, but got {value} instead.",
+                field.name,
+                "integer_below_min_value",
+            )
+        if value > high:
+            raise FieldError(
+                f"integer above maximum value. Expected a value <= {high}.",
+                field.name,
+                "integer_above_max_value",
+            )
+
+    return check
+
+
+def non_empty(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    """The array or string has at least one element."""
+    if not value:
+        array = isinstance(value, tuple | list)
+        raise FieldError(
+            f"must hold at least one {'element' if array else 'character'}",
+            field.name,
+            "empty_array" if array else "empty_string",
+        )
+
+
+def at_most(count: int) -> Validator:
+    """The array, string or object, when there is one, has at most *count* elements."""
+
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and len(value) > count:
+            raise FieldError(f"at most {count} allowed, got {len(value)}", field.name, "too_long")
+
+    return check
+
+
+def matching(pattern: str) -> Validator:
+    """The string, when there is one, matches *pattern* as a whole."""
+    compiled = re.compile(pattern)
+
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not compiled.fullmatch(value):
+            raise FieldError(f"must match {pattern}", field.name)
+
+    return check
+
+
+def one_of(*allowed: str) -> Validator:
+    """The string, when there is one, is one of *allowed*."""
+
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and value not in allowed:
+            raise FieldError(f"must be one of {', '.join(allowed)}", field.name)
+
+    return check

@@ -1,0 +1,318 @@
+"""OpenAI's chat and completion requests, with the neuron's documented superset.
+
+Only what is honoured or checked is named; other fields are ignored (`reference/api.md` 1.1).
+``None`` stands for absent and for JSON null alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from cortex.wire import limits
+from cortex.wire.converter import FieldError, careful, quick
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 1000
+MAX_CHOICES = 128
+MAX_MESSAGES = 100_000
+TOOL_NAME = r"[a-zA-Z0-9_-]{1,64}"
+
+
+@attrs.frozen
+class TextPart:
+    text: str
+
+
+@attrs.frozen
+class MediaPart:
+    """A part that is not text: ``kind`` is its type, ``value`` what the client sent."""
+
+    kind: str
+    value: dict[str, Any]
+
+
+Part = TextPart | MediaPart
+Content = str | tuple[Part, ...] | None
+Stop = str | tuple[str, ...] | None
+Prompt = str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...]
+
+
+@attrs.frozen
+class FunctionCall:
+    name: str
+    arguments: str = ""
+
+
+@attrs.frozen
+class ToolCall:
+    function: FunctionCall
+    id: str | None = None
+    type: str | None = "function"
+
+
+@attrs.frozen
+class Message:
+    role: str = attrs.field(
+        validator=limits.one_of("system", "developer", "user", "assistant", "tool", "function")
+    )
+    content: Content = None
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.role == "tool" and self.tool_call_id is None:
+            raise FieldError("a tool message needs a tool_call_id", "tool_call_id")
+        if self.content is None and self.role in ("system", "developer", "user", "tool"):
+            raise FieldError("must be a string or an array of parts", "content")
+
+
+@attrs.frozen
+class FunctionDefinition:
+    name: str = attrs.field(validator=limits.matching(TOOL_NAME))
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+@attrs.frozen
+class Tool:
+    """A tool. ``function`` is None for types that are not functions: those are skipped."""
+
+    type: str
+    function: FunctionDefinition | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.type == "function" and self.function is None:
+            raise FieldError("required field missing", "function", "missing_required_parameter")
+
+
+@attrs.frozen
+class StreamOptions:
+    include_usage: bool | None = None
+
+
+@attrs.frozen
+class ResponseFormat:
+    type: str = attrs.field(validator=limits.one_of("text", "json_object", "json_schema"))
+    json_schema: dict[str, Any] | None = None
+
+
+@attrs.frozen
+class Thinking:
+    budget_tokens: int | None = attrs.field(default=None, validator=limits.at_least(1))
+
+
+def _stops(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    stops = (value,) if isinstance(value, str) else value or ()
+    if len(stops) > MAX_STOPS:
+        raise FieldError(f"at most {MAX_STOPS} stop strings allowed, got {len(stops)}", field.name)
+    for stop in stops:
+        if not stop:
+            raise FieldError("a stop string must not be empty", field.name)
+        if len(stop) > MAX_STOP_LENGTH:
+            raise FieldError(f"a stop string has at most {MAX_STOP_LENGTH} characters", field.name)
+
+
+def _logit_bias(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    for key, bias in (value or {}).items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise FieldError("keys must be token ids", field.name)
+        if not -100 <= bias <= 100:
+            raise FieldError("values must be between -100 and 100", field.name)
+
+
+@attrs.frozen(kw_only=True)
+class SamplingFields:
+    """What chat and completion requests share."""
+
+    model: str = attrs.field(validator=limits.non_empty)
+    max_tokens: int | None = attrs.field(default=None, validator=limits.at_least(0))
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = attrs.field(default=None, validator=limits.between(0, 2))
+    top_p: float | None = attrs.field(default=None, validator=limits.above(0, 1))
+    n: int | None = attrs.field(default=None, validator=limits.at_least(1, MAX_CHOICES))
+    stop: Stop = attrs.field(default=None, validator=_stops)
+    frequency_penalty: float | None = attrs.field(default=None, validator=limits.between(-2, 2))
+    presence_penalty: float | None = attrs.field(default=None, validator=limits.between(-2, 2))
+    logit_bias: dict[str, float] | None = attrs.field(default=None, validator=_logit_bias)
+    seed: int | None = attrs.field(default=None, validator=limits.at_least(-(2**63), 2**63 - 1))
+    user: str | None = None
+    # The superset.
+    top_k: int | None = attrs.field(default=None, validator=limits.at_least(-1))
+    min_p: float | None = attrs.field(default=None, validator=limits.between(0, 1))
+    repetition_penalty: float | None = attrs.field(default=None, validator=limits.above(0, 10))
+    ignore_eos: bool | None = None
+    min_tokens: int | None = attrs.field(default=None, validator=limits.at_least(0))
+    on_overflow: str | None = attrs.field(default=None, validator=limits.one_of("clamp", "error"))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+@attrs.frozen(kw_only=True)
+class ChatRequest(SamplingFields):
+    messages: tuple[Message, ...] = attrs.field(
+        validator=[limits.non_empty, limits.at_most(MAX_MESSAGES)]
+    )
+    max_completion_tokens: int | None = attrs.field(default=None, validator=limits.at_least(1))
+    logprobs: bool | None = None
+    top_logprobs: int | None = attrs.field(default=None, validator=limits.at_least(0, 20))
+    tools: tuple[Tool, ...] | None = attrs.field(default=None, validator=limits.at_most(1024))
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = attrs.field(
+        default=None,
+        validator=limits.one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    )
+    # The superset.
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    thinking: Thinking | None = None
+    structured: dict[str, Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_tokens == 0 and self.max_completion_tokens is None:
+            raise FieldError(
+                "integer below minimum value. Expected a value >= 1, but got 0 instead.",
+                "max_tokens",
+                "integer_below_min_value",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("needs logprobs: true", "top_logprobs")
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        names = [tool.function.name for tool in self.tools or () if tool.function]
+        if len(set(names)) != len(names):
+            raise FieldError("two tools have the same name", "tools")
+        choice = self.tool_choice
+        if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+            raise FieldError("must be none, auto, required or an object", "tool_choice")
+        if choice == "required" and not names:
+            raise FieldError("required needs tools", "tool_choice")
+        if isinstance(choice, dict) and choice.get("type") == "function":
+            function = choice.get("function")
+            name = function.get("name") if isinstance(function, dict) else None
+            if name not in names:
+                raise FieldError("names a tool that is not in tools", "tool_choice")
+
+    @property
+    def completion_limit(self) -> int | None:
+        """Tokens the client allows; ``max_completion_tokens`` wins over ``max_tokens``."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens
+        return self.max_tokens
+
+
+@attrs.frozen(kw_only=True)
+class CompletionRequest(SamplingFields):
+    prompt: Prompt
+    best_of: int | None = attrs.field(default=None, validator=limits.at_least(1, MAX_CHOICES))
+    echo: bool | None = None
+    logprobs: int | None = attrs.field(default=None, validator=limits.at_least(0, 20))
+    suffix: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise FieldError("a best_of other than n is not supported", "best_of")
+        if self.suffix:
+            raise FieldError("this model does not support suffix", "suffix")
+
+
+@attrs.frozen(kw_only=True)
+class TokenizeRequest:
+    """Chat messages, rendered by the model's template and counted, or a plain prompt."""
+
+    model: str = attrs.field(validator=limits.non_empty)
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    thinking: Thinking | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    return_tokens: bool | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.messages is None) == (self.prompt is None):
+            raise FieldError("either messages or prompt is needed", "messages")
+        if self.messages is not None and not self.messages:
+            raise FieldError("must hold at least one element", "messages", "empty_array")
+
+
+MEDIA_TYPES = frozenset({"image_url", "input_audio", "file"})
+
+
+def _register(converter: Any) -> None:
+    def part(value: Any, _: Any) -> Part:
+        if not isinstance(value, dict):
+            raise FieldError("a content part must be an object")
+        kind = value.get("type")
+        if kind in ("text", "input_text", "output_text", "refusal"):
+            text = value.get("refusal" if kind == "refusal" else "text")
+            if not isinstance(text, str):
+                raise FieldError("expected a string", "text", "invalid_type")
+            return TextPart(text)
+        if kind in MEDIA_TYPES:
+            return MediaPart(kind, value)
+        raise FieldError("unknown content part type", "type")
+
+    def content(value: Any, _: Any) -> Content:
+        if value is None or type(value) is str:
+            return value
+        if type(value) is not list:
+            raise FieldError("expected a string or an array of parts", code="invalid_type")
+        parts: tuple[Part, ...] = converter.structure(value, tuple[Part, ...])
+        return parts
+
+    def stop(value: Any, _: Any) -> Stop:
+        if value is None or type(value) is str:
+            return value
+        if type(value) is not list:
+            raise FieldError("expected a string or an array of strings", code="invalid_type")
+        stops: tuple[str, ...] = converter.structure(value, tuple[str, ...])
+        return stops
+
+    def prompt(value: Any, _: Any) -> Prompt:
+        if type(value) is str:
+            return value
+        if type(value) is not list or not value:
+            raise FieldError("expected a string or a non-empty array", code="invalid_type")
+        first = type(value[0])
+        kind: Any = {str: str, int: int, list: tuple[int, ...]}.get(first)
+        if kind is None:
+            raise FieldError("expected strings, token ids or arrays of them", code="invalid_type")
+        prompts: Prompt = converter.structure(value, tuple[kind, ...])
+        return prompts
+
+    def choice(value: Any, _: Any) -> Any:
+        if value is None or isinstance(value, str | dict):
+            return value
+        raise FieldError("expected a string or an object", code="invalid_type")
+
+    converter.register_structure_hook(Part, part)
+    converter.register_structure_hook(Content, content)
+    converter.register_structure_hook(Stop, stop)
+    converter.register_structure_hook(Prompt, prompt)
+    converter.register_structure_hook(str | dict[str, Any] | None, choice)
+
+
+_register(quick)
+_register(careful)
