@@ -57,7 +57,7 @@ def dumps(value: Any) -> bytes:
 def _too_deep(value: Any) -> bool:
     """Whether containers in *value* nest deeper than `MAX_DEPTH`, found level by level."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):

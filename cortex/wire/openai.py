@@ -17,7 +17,7 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 MAX_CHOICES = 128
 MAX_MESSAGES = 100_000
-TOOL_NAME = r"[a-zA-Z0-9_-]{1,64}"
+TOOL_NAME = r"[a-zA-Z0-9_-]{1,128}"  # Anthropic's limit; OpenAI's own is 64
 
 
 @attrs.frozen
