@@ -1,0 +1,191 @@
+"""cortex.pyz, the slim one: built twice, alike, and run as a user would, on its own."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from fakes.role_process import RoleProcess, get_json, write_gateway_config
+
+import cortex
+
+ROOT = Path(__file__).resolve().parents[2]
+INPUTS = ("cortex", "packaging", "pyproject.toml", "shiv.spec", "README.md", "LICENSE")
+DAY_SECONDS = 24 * 3600
+
+pytestmark = pytest.mark.slow
+
+
+def build_slim(folder: Path, umask: int) -> Path:
+    """Copy what a build reads to *folder*, build there, and return the archive."""
+    ignored = shutil.ignore_patterns("__pycache__", "demo_model")
+    for name in INPUTS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    done = subprocess.run(
+        [sys.executable, str(folder / "packaging" / "build"), "slim"],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        umask=umask,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "cortex.pyz"
+
+
+@pytest.fixture(scope="module")
+def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_slim(tmp_path_factory.mktemp("slim"), umask=0o022)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests of this module unpack, so that it is done once."""
+    return tmp_path_factory.mktemp("shiv")
+
+
+def command(archive: Path, *arguments: str) -> list[str]:
+    # -I -S: no package of the tests' environment may be taken for one of the archive's.
+    return [sys.executable, "-I", "-S", str(archive), *arguments]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "SHIV_ROOT": str(cache), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+
+
+def finished(archive: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(archive, *arguments),
+        env=environment(cache),
+        cwd=cache,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_same_inputs_give_the_same_bytes(slim: Path, tmp_path: Path) -> None:
+    # Elsewhere, later, and under another umask.
+    again = build_slim(tmp_path / "elsewhere", umask=0o077)
+    assert again.read_bytes() == slim.read_bytes()
+
+
+def test_every_file_of_the_package_is_inside(slim: Path) -> None:
+    names = set(zipfile.ZipFile(slim).namelist())
+    files = [path for path in (ROOT / "cortex").rglob("*") if path.is_file()]
+    wanted = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
+    assert not {name for name in wanted if f"site-packages/{name}" not in names}
+
+
+def test_no_path_of_the_build_is_inside(slim: Path) -> None:
+    build_folder = str(slim.parent).encode()
+    with zipfile.ZipFile(slim) as archive:
+        assert not [name for name in archive.namelist() if build_folder in archive.read(name)]
+
+
+def test_it_is_a_program(slim: Path) -> None:
+    assert os.access(slim, os.X_OK)
+    assert slim.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+
+
+def test_it_tells_its_version(slim: Path, cache: Path) -> None:
+    done = finished(slim, cache, "version")
+    assert done.returncode == 0, done.stderr
+    assert cortex.__version__ in done.stdout
+
+
+def test_the_gateway_serves_and_ends_on_sigterm(slim: Path, cache: Path, tmp_path: Path) -> None:
+    config = write_gateway_config(tmp_path)
+    start = command(slim, "gateway", "--config", str(config))
+    with RoleProcess(start, environment(cache), tmp_path) as gateway:
+        url = gateway.url_when_listening(seconds=60)
+        assert get_json(f"{url}/health")["status"]
+        assert gateway.terminate(seconds=20) == 0
+
+
+def test_a_neuron_without_torch_says_how_to_get_it(slim: Path, cache: Path) -> None:
+    done = finished(slim, cache, "neuron")
+    assert done.returncode == 2, done.stderr
+    assert "torch" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_another_python_is_told_so_before_anything_is_unpacked(slim: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pyz"
+    with zipfile.ZipFile(slim) as old, zipfile.ZipFile(other, "w") as new:
+        for name in ("__main__.py", "environment.json"):
+            text = old.read(name).decode()
+            new.writestr(name, re.sub(r"'cpython-\d+\w*'", "'cpython-399'", text))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    done = finished(other, cache, "version")
+    assert done.returncode == 2
+    assert "cpython-399" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(cache.iterdir())
+
+
+def test_what_runs_before_the_check_can_be_read_by_an_old_python() -> None:
+    source = (ROOT / "packaging" / "zipapp_main.py").read_text()
+    # f-strings and annotations, the usual stumbling blocks of this file's readers.
+    assert not re.search(r"\bf[\"']|->|:=|\bmatch\b .*:$", source, re.MULTILINE)
+
+
+def unpacked(cache: Path, name: str, *, last_start: float | None) -> Path:
+    """Make what an earlier build left behind; *last_start* is None where none of ours did."""
+    folder = cache / name
+    (folder / "site-packages").mkdir(parents=True)
+    if last_start is not None:
+        mark = cache / f".{name}_in_use"
+        mark.write_text("")
+        os.utime(mark, (last_start, last_start))
+    return folder
+
+
+def test_unused_unpackings_of_earlier_builds_are_removed(slim: Path, cache: Path) -> None:
+    now = time.time()
+    long_ago = now - 2 * DAY_SECONDS
+    unused = unpacked(cache, f"cortex.pyz_{'1' * 64}", last_start=long_ago)
+    running = unpacked(cache, f"cortex.pyz_{'2' * 64}", last_start=long_ago)
+    recent = unpacked(cache, f"cortex.pyz_{'3' * 64}", last_start=now)
+    unmarked = unpacked(cache, f"cortex.pyz_{'4' * 64}", last_start=None)
+    foreign = unpacked(cache, f"other.pyz_{'5' * 64}", last_start=long_ago)
+    with (cache / f".{running.name}_in_use").open() as mark:
+        fcntl.flock(mark, fcntl.LOCK_SH)
+        assert finished(slim, cache, "version").returncode == 0
+        assert not unused.exists()
+        assert not (cache / f".{unused.name}_in_use").exists()
+        assert all(folder.exists() for folder in (running, recent, unmarked, foreign))
+    assert finished(slim, cache, "version").returncode == 0
+    assert not running.exists()
+
+
+def test_a_full_disk_is_told_before_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = importlib.util.spec_from_file_location(
+        "zipapp_main", ROOT / "packaging" / "zipapp_main.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    main = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(main)
+    monkeypatch.setattr(main, "BUILD", {"unpacked_mb": 1 << 40})
+    assert "set SHIV_ROOT" in main.announce_unpacking(str(tmp_path), "cortex.pyz_0")
+    (tmp_path / "cortex.pyz_0").mkdir()
+    assert main.announce_unpacking(str(tmp_path), "cortex.pyz_0") is None
