@@ -1,0 +1,169 @@
+"""`cortex gateway` and `cortex neuron`: one role, this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import click
+
+from cortex.cli.exits import Misconfigured
+from cortex.cli.runner import run_role
+from cortex.config.errors import ConfigError, Invalid
+from cortex.config.values import is_loopback, join_listen, split_listen
+from cortex.service import logs
+
+log = logs.get("cli")
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+LEVELS = ("debug", "info", "warning", "error")
+NO_TORCH = (
+    "a neuron needs torch, which is not installed: pip install torch==2.13.0, "
+    "or use the cpu or cuda flavour of cortex.pyz"
+)
+# A busy trio thread otherwise stretches an engine step tenfold (measured); the default is 5 ms.
+SWITCH_INTERVAL = 1e-4
+
+
+def config_option(variable: str) -> Callable[[F], F]:
+    return click.option(
+        "--config",
+        "-c",
+        type=click.Path(path_type=Path),
+        help=f"Configuration file.  [env: {variable}]",
+    )
+
+
+def log_level_option(variable: str, default: str = "info") -> Callable[[F], F]:
+    return click.option(
+        "--log-level",
+        type=click.Choice(LEVELS),
+        default=default,
+        envvar=variable,
+        show_default=True,
+        help=f"Least level that is logged.  [env: {variable}]",
+    )
+
+
+@click.command()
+@config_option("CORTEX_CONFIG")
+@click.option("--listen", metavar="HOST:PORT", help="Address of the API.")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Address of /metrics.")
+@log_level_option("CORTEX_LOG_LEVEL")
+def gateway(
+    config: Path | None, listen: str | None, metrics_listen: str | None, log_level: str
+) -> None:
+    """Serve the API over a fleet of neurons.
+
+    Without a configuration there is one neuron, at http://127.0.0.1:13131, so that gateway and
+    neuron on one machine find each other.
+    """
+    from cortex.config.loader import load_catalogue, load_gateway
+
+    loaded = configured(lambda: load_gateway(config, os.environ))
+    settings = configured(
+        lambda: attrs.evolve(
+            loaded.gateway,
+            listen=listen or loaded.gateway.listen,
+            metrics_listen=metrics_listen or loaded.gateway.metrics_listen,
+        )
+    )
+    loaded = attrs.evolve(loaded, gateway=settings)
+    catalogue = configured(lambda: load_catalogue(loaded))
+    logs.configure(log_level)
+    for warning in (*loaded.warnings, *catalogue.warnings):
+        log.warning(warning)
+    if not is_loopback(loaded.gateway.listen):
+        log.warning(
+            "the API has no keys: everyone who reaches it may use it", listen=loaded.gateway.listen
+        )
+    from cortex.gateway import app
+
+    sys.exit(run_role("gateway", partial(app.run, loaded, catalogue), os.environ))
+
+
+@click.command()
+@config_option("NEURON_CONFIG")
+@click.option("--listen", metavar="HOST[:PORT]", help="Address of the neuron's API.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port of that address.")
+@click.option(
+    "--model",
+    "-m",
+    "models",
+    multiple=True,
+    metavar="MODEL",
+    help="Model to load at start: a folder, a Hugging Face id, or cortex/demo. Repeatable; "
+    "stands in for the configured default_models.",
+)
+@log_level_option("NEURON_LOG_LEVEL")
+def neuron(
+    config: Path | None,
+    listen: str | None,
+    port: int | None,
+    models: tuple[str, ...],
+    log_level: str,
+) -> None:
+    """Serve this machine's models."""
+    from cortex.config.loader import load_neuron
+
+    loaded = configured(lambda: load_neuron(config, os.environ))
+    loaded = configured(
+        lambda: attrs.evolve(
+            loaded,
+            listen=_address(loaded.listen, listen, port),
+            default_models=_models(models) or loaded.default_models,
+        )
+    )
+    require_torch()
+    logs.configure(log_level)
+    for warning in loaded.warnings:
+        log.warning(warning)
+    if not is_loopback(loaded.listen) and loaded.token is None:
+        log.warning(
+            "there is no token: everyone who reaches this neuron may use it", listen=loaded.listen
+        )
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    from cortex.neuron import app
+
+    sys.exit(run_role("neuron", partial(app.run, loaded), os.environ))
+
+
+def configured(build: Callable[[], T]) -> T:
+    """What *build* gives; what is wrong with the configuration ends the command."""
+    try:
+        return build()
+    except ConfigError as error:
+        raise Misconfigured(str(error)) from None
+    except Invalid as invalid:
+        raise Misconfigured(
+            f"{invalid.path}: {invalid}" if invalid.path else str(invalid)
+        ) from None
+
+
+def require_torch() -> None:
+    """End the command when torch is not installed, without importing it."""
+    if importlib.util.find_spec("torch") is None:
+        raise Misconfigured(NO_TORCH)
+
+
+def _address(current: str, listen: str | None, port: int | None) -> str:
+    """*current* with the flags' host and port in place of its own."""
+    current_host, current_port = split_listen(current)
+    host, listed = split_listen(listen) if listen is not None else (current_host, None)
+    if port is None:
+        port = listed if listed is not None else current_port
+    return join_listen(host, port or 0)
+
+
+def _models(names: tuple[str, ...]) -> tuple[Any, ...]:
+    from cortex.config.neuron import DefaultModel
+
+    return tuple(DefaultModel.named(name) for name in names)

@@ -1,0 +1,141 @@
+"""Run a role as a process: signals, the parent's end, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import attrs
+import click
+import trio
+
+from cortex.cli.exits import FAILURE, OK, USAGE
+from cortex.service import logs
+
+log = logs.get("cli")
+
+Stop = Callable[[], Awaitable[None]]
+Role = Callable[..., Awaitable[None]]  # called with stop= and task_status=
+
+# The number of a descriptor that ends when the process that started us ends, however it ends.
+PARENT_VARIABLE = "CORTEX_PARENT_FD"
+_BIND_ERRORS = frozenset(
+    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT}
+)
+
+
+@attrs.define
+class _Life:
+    """What has happened to the role so far; the role reports to it as to a `trio.TaskStatus`."""
+
+    listening: bool = False
+    forced: bool = False
+
+    def started(self, value: Any = None) -> None:
+        self.listening = True
+
+
+def run_role(name: str, role: Role, environ: Mapping[str, str]) -> int:
+    """Run *role* until it ends or a signal asks it to; the exit code of the process.
+
+    The first SIGTERM or SIGINT asks it to drain, a second one ends it at once. An exception out of
+    the role is told on stderr, a line for each leaf of a group.
+    """
+    life = _Life()
+    try:
+        trio.run(partial(_main, role, life, environ))
+    except BaseException as exc:
+        found = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
+        if any(not isinstance(leaf, Exception) for leaf in found):
+            raise
+        return _report(name, found, life)
+    return FAILURE if life.forced else OK
+
+
+async def _main(role: Role, life: _Life, environ: Mapping[str, str]) -> None:
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_watch_signals, stopping, life, nursery.cancel_scope)
+        if environ.get(PARENT_VARIABLE, "").isdigit():
+            nursery.start_soon(_watch_parent, int(environ[PARENT_VARIABLE]), stopping)
+        await role(stop=stopping.wait, task_status=life)
+        nursery.cancel_scope.cancel("the role has ended")
+
+
+async def _watch_signals(
+    stopping: trio.Event,
+    life: _Life,
+    scope: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stopping.is_set():
+                life.forced = True
+                log.warning("stopping at once", signal=signal.Signals(number).name)
+                scope.cancel("a second signal")
+                return
+            log.info("draining", signal=signal.Signals(number).name)
+            stopping.set()
+
+
+async def _watch_parent(descriptor: int, stopping: trio.Event) -> None:
+    """Stop when the process at the other end of *descriptor* is gone."""
+    while True:
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+            if os.read(descriptor, 512):
+                continue
+        except OSError:
+            log.warning("cannot watch the parent process", descriptor=descriptor)
+            return
+        log.info("draining", reason="the parent process has ended")
+        stopping.set()
+        return
+
+
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """The exceptions in *exc* that are no groups."""
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from leaves(inner)
+    else:
+        yield exc
+
+
+def _report(name: str, found: list[BaseException], life: _Life) -> int:
+    refused = 0
+    for leaf in found:
+        if isinstance(leaf, OSError) and leaf.errno in _BIND_ERRORS and not life.listening:
+            refused += 1
+            click.echo(f"cortex {name}: cannot listen: {leaf.strerror}", err=True)
+        else:
+            click.echo(f"cortex {name}: {describe(leaf)}", err=True)
+            logging.getLogger("cortex.cli").debug("traceback", exc_info=leaf)
+    return USAGE if refused else FAILURE
+
+
+def describe(exc: BaseException) -> str:
+    """*exc* in one line."""
+    text = " ".join(str(exc).split())
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def own_command(argv: list[str] | None = None, main_name: str | None = None) -> list[str]:
+    """The words that start this program again: from a zipapp, a script or ``python -m cortex``."""
+    argv = sys.argv if argv is None else argv
+    if main_name is None:
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        main_name = spec.name if spec else ""
+    flags = ["-P"] if sys.flags.safe_path else []
+    if main_name == "cortex.__main__":
+        return [sys.executable, *flags, "-m", "cortex"]
+    return [sys.executable, *flags, os.path.abspath(argv[0])]

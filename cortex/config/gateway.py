@@ -1,0 +1,74 @@
+"""cortex.toml: the gateway's settings, its eviction policy and its neurons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from cortex.config import values
+from cortex.config.errors import Invalid
+from cortex.config.structure import NOT_A_KEY
+from cortex.config.values import Seconds
+
+
+@attrs.frozen
+class GatewaySettings:
+    listen: str = attrs.field(default="127.0.0.1:31313", validator=values.listen_address)
+    metrics_listen: str = attrs.field(default="127.0.0.1:31314", validator=values.listen_address)
+    max_body_mb: int = attrs.field(default=64, validator=values.at_least(1, 4096))
+    drain_seconds: Seconds = attrs.field(default=30.0, validator=values.at_least(0))
+    keepalive_seconds: Seconds = attrs.field(default=2.0, validator=values.more_than(0))
+    commit_after_seconds: Seconds = attrs.field(default=5.0, validator=values.at_least(0))
+    queue_wait_seconds: Seconds = attrs.field(default=120.0, validator=values.at_least(0))
+    load_wait_seconds: Seconds = attrs.field(default=600.0, validator=values.at_least(0))
+    queue_depth: int = attrs.field(default=256, validator=values.at_least(1))  # per model
+    stall_seconds: Seconds = attrs.field(default=300.0, validator=values.more_than(0))
+    poll_seconds: Seconds = attrs.field(default=2.0, validator=values.more_than(0))
+
+    @metrics_listen.validator
+    def _distinct(self, field: attrs.Attribute[Any], value: str) -> None:
+        if value == self.listen and values.split_listen(value)[1] != 0:
+            raise Invalid("is the same address as listen", field.name)
+
+
+@attrs.frozen
+class EvictionSettings:
+    strategy: str = attrs.field(default="lru", validator=values.one_of("lru", "priority"))
+    keep_alive: Seconds = 1800.0  # idle time before a model is unloaded; 0 = at once, < 0 = never
+    min_residency_seconds: Seconds = attrs.field(default=60.0, validator=values.at_least(0))
+    defrag_after_cycles: int = attrs.field(default=50, validator=values.at_least(0))  # 0 = never
+
+
+@attrs.frozen
+class NeuronNode:
+    name: str = attrs.field(validator=values.node_name)
+    endpoint: str = attrs.field(validator=values.http_url)  # base URL, no trailing slash
+    token: str | None = attrs.field(default=None, validator=values.secret, repr=False)
+    kind: str = attrs.field(default="cortex", validator=values.one_of("cortex"))
+
+
+LOCAL = NeuronNode("local", "http://127.0.0.1:13131")
+
+
+@attrs.frozen
+class GatewayConfig:
+    """``models_config`` is the catalogue's path, resolved; ``source`` the file this came from."""
+
+    gateway: GatewaySettings = attrs.field(factory=GatewaySettings)
+    eviction: EvictionSettings = attrs.field(factory=EvictionSettings)
+    neurons: tuple[NeuronNode, ...] = attrs.field(default=(LOCAL,))
+    models_config: Path | None = None
+    source: Path | None = attrs.field(default=None, metadata=NOT_A_KEY)
+    warnings: tuple[str, ...] = attrs.field(default=(), metadata=NOT_A_KEY)
+
+    @neurons.validator
+    def _distinct(self, field: attrs.Attribute[Any], nodes: tuple[NeuronNode, ...]) -> None:
+        names: set[str] = set()
+        for index, node in enumerate(nodes):
+            if node.name in names:
+                raise Invalid(
+                    f"a neuron named {node.name!r} is listed before", f"neurons[{index}].name"
+                )
+            names.add(node.name)

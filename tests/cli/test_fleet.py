@@ -1,0 +1,180 @@
+"""status, ps, load, unload against a scripted gateway."""
+
+import json
+
+import pytest
+
+HEALTH = {"status": "ok", "nodes": {"healthy": 1, "total": 1}}
+NODE = {
+    "name": "beast",
+    "endpoint": "http://beast:13131",
+    "healthy": True,
+    "version": "0.1.0",
+    "devices": [
+        {"index": 0, "name": "RTX", "vram_total_mb": 24576, "vram_used_mb": 6144},
+        {"index": 1, "name": "RTX", "vram_total_mb": 24576, "vram_used_mb": 6144},
+    ],
+    "models": [
+        {
+            "id": "org/a",
+            "status": "loaded",
+            "devices": [0, 1],
+            "vram_used_mb": 6000,
+            "in_flight": 3,
+        },
+        {
+            "id": "org/b",
+            "status": "loading",
+            "devices": [0],
+            "progress": {"stage": "weights", "bytes_done": 1, "bytes_total": 4},
+        },
+        {"id": "org/c", "status": "unloaded"},
+    ],
+}
+MODELS = {
+    "data": [
+        {
+            "id": "org/a",
+            "loaded": True,
+            "status": "loaded",
+            "limit": {"context": 40960},
+            "locations": [{"node": "beast", "status": "loaded", "vram_estimate_mb": 512}],
+        },
+        {"id": "org/z", "loaded": False, "status": "unloaded", "locations": []},
+    ]
+}
+
+
+@pytest.fixture
+def fleet(server):
+    server.on("GET", "/health", HEALTH)
+    server.on("GET", "/v1/models", MODELS)
+    server.on("GET", "/fleet", {"nodes": [NODE]})
+    return server
+
+
+def test_status_shows_health_nodes_and_models(invoke, fleet):
+    result = invoke("status", "--endpoint", fleet.url)
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "fleet: ok, 1 of 1 nodes healthy" in lines
+    assert "beast healthy 0.1.0 RTX, RTX 12.0 GiB 48.0 GiB http://beast:13131" in lines
+    assert "org/a loaded beast 40960 512 MiB" in lines
+    assert "org/z unloaded – – –" in lines
+
+
+def test_status_of_a_degraded_fleet_ends_with_1(invoke, fleet):
+    fleet.on("GET", "/health", {"status": "degraded", "nodes": {"healthy": 0, "total": 1}})
+    result = invoke("status", "--endpoint", fleet.url)
+    assert result.exit_code == 1
+    assert "degraded, 0 of 1" in result.stdout
+
+
+def test_status_as_json_is_what_the_gateway_said(invoke, fleet):
+    result = invoke("status", "--json", "--endpoint", fleet.url)
+    said = json.loads(result.stdout)
+    assert said == {"health": HEALTH, "nodes": [NODE], "models": MODELS["data"]}
+
+
+def test_status_without_the_right_to_see_nodes_shows_the_rest(invoke, fleet):
+    fleet.on("GET", "/fleet", (403, {"error": {"message": "this machine only"}}))
+    result = invoke("status", "--endpoint", fleet.url)
+    assert result.exit_code == 0
+    assert "org/a" in result.stdout
+    assert "beast:13131" not in result.stdout
+
+
+def test_the_endpoint_may_come_from_the_environment(invoke, fleet):
+    result = invoke("status", env={"CORTEX_ENDPOINT": fleet.url, "CORTEX_API_KEY": "k-1"})
+    assert result.exit_code == 0
+    assert fleet.headers[0]["authorization"] == "Bearer k-1"
+
+
+def test_what_a_server_says_moves_no_cursor(invoke, fleet):
+    evil = {"id": "\x1b[2J[red]x", "loaded": True}
+    fleet.on("GET", "/v1/models", {"data": [evil]})
+    result = invoke("status", "--endpoint", fleet.url)
+    assert "\x1b[2J" not in result.stdout
+    assert "?[2J[red]x" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["ps"], ["load", "m"], ["unload", "m"], ["chat", "x"]]
+)
+def test_an_endpoint_that_nobody_answers_ends_with_3(invoke, nobody, words):
+    result = invoke(*words, "--endpoint", nobody)
+    assert result.exit_code == 3
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"cortex: cannot reach {nobody}")
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:1", "ftp://x", ""])
+def test_an_endpoint_that_is_no_url_ends_with_2(invoke, endpoint):
+    assert invoke("status", "--endpoint", endpoint).exit_code == 2
+
+
+def test_something_else_at_the_endpoint_is_said_to_be_no_gateway(invoke, server):
+    server.on("GET", "/health", (200, b"<html>"))
+    result = invoke("status", "--endpoint", server.url)
+    assert result.exit_code == 1
+    assert "is no cortex gateway" in result.stderr
+
+
+def test_ps_lists_what_is_loaded_or_loading(invoke, fleet):
+    result = invoke("ps", "--endpoint", fleet.url)
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "org/a loaded beast 0, 1 5.9 GiB 3" in lines
+    assert "org/b loading weights 25% beast 0 – –" in lines
+    assert "org/c" not in result.stdout
+
+
+def test_ps_as_json(invoke, fleet):
+    models = json.loads(invoke("ps", "--json", "--endpoint", fleet.url).stdout)["models"]
+    assert [(m["node"], m["id"]) for m in models] == [("beast", "org/a"), ("beast", "org/b")]
+
+
+def test_ps_of_an_idle_fleet_says_so(invoke, server):
+    server.on("GET", "/fleet", {"nodes": []})
+    assert invoke("ps", "--endpoint", server.url).stdout == "no model is loaded\n"
+
+
+def test_load_waits_for_the_answer(invoke, fleet):
+    fleet.on("POST", "/fleet/models/load", {"status": "loaded", "node": "beast"})
+    result = invoke("load", "org/b", "--node", "beast", "--endpoint", fleet.url)
+    assert result.exit_code == 0
+    assert result.stdout == "org/b is loaded on beast\n"
+    assert fleet.bodies("/fleet/models/load") == [{"model": "org/b", "node": "beast"}]
+
+
+def test_load_as_json(invoke, fleet):
+    fleet.on("POST", "/fleet/models/load", {"status": "loaded", "node": "beast"})
+    result = invoke("load", "org/b", "--json", "--endpoint", fleet.url)
+    assert json.loads(result.stdout) == {"status": "loaded", "node": "beast"}
+
+
+@pytest.mark.slow
+def test_a_load_that_outlasts_the_gateways_patience_is_joined_again(invoke, fleet):
+    busy = {"error": {"message": "loading", "loading": {"node": "beast", "stage": "weights"}}}
+    fleet.on(
+        "POST", "/fleet/models/load", (503, busy), (503, busy), {"status": "loaded", "node": "b"}
+    )
+    result = invoke("load", "org/b", "--endpoint", fleet.url)
+    assert result.exit_code == 0
+    assert len(fleet.bodies("/fleet/models/load")) == 3
+
+
+@pytest.mark.parametrize("command", ["load", "unload"])
+def test_a_refusal_is_told_in_the_gateways_words(invoke, fleet, command):
+    error = {"error": {"message": "the model 'x' does not exist"}}
+    fleet.on("POST", f"/fleet/models/{command}", (404, error))
+    result = invoke(command, "x", "--endpoint", fleet.url)
+    assert result.exit_code == 1
+    assert result.stderr == "cortex: the model 'x' does not exist\n"
+
+
+def test_unload_names_the_nodes(invoke, fleet):
+    fleet.on("POST", "/fleet/models/unload", {"status": "unloaded", "nodes": ["a", "b"]})
+    result = invoke("unload", "org/a", "--endpoint", fleet.url)
+    assert result.stdout == "org/a is unloaded from a, b\n"
+    assert fleet.bodies("/fleet/models/unload") == [{"model": "org/a"}]

@@ -1,0 +1,126 @@
+"""Roles as processes: signals, the parent's end, errors, exit codes."""
+
+import os
+import signal
+import sys
+
+import pytest
+import trio
+
+from cortex.cli.runner import PARENT_VARIABLE, own_command, run_role
+from cortex.service.serve import listen
+
+
+def kill_myself():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_role_that_ends_by_itself_ends_with_0():
+    async def role(*, stop, task_status):
+        task_status.started("http://here")
+
+    assert run_role("gateway", role, {}) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_the_role_to_stop(number):
+    seen = []
+
+    async def role(*, stop, task_status):
+        task_status.started()
+        os.kill(os.getpid(), number)
+        await stop()
+        await stop()  # as often as it likes
+        seen.append("drained")
+
+    assert run_role("gateway", role, {}) == 0
+    assert seen == ["drained"]
+
+
+def test_a_signal_before_it_listens_stops_it_too():
+    async def role(*, stop, task_status):
+        kill_myself()
+        await stop()
+
+    assert run_role("neuron", role, {}) == 0
+
+
+def test_a_second_signal_ends_it_at_once():
+    async def role(*, stop, task_status):
+        task_status.started()
+        kill_myself()
+        await stop()
+        kill_myself()
+        await trio.sleep_forever()
+
+    assert run_role("neuron", role, {}) == 1
+
+
+def test_the_end_of_the_parent_asks_it_to_stop():
+    reading, writing = os.pipe()
+
+    async def role(*, stop, task_status):
+        task_status.started()
+        os.write(writing, b"ignored")
+        await trio.testing.wait_all_tasks_blocked()
+        os.close(writing)
+        await stop()
+
+    try:
+        assert run_role("neuron", role, {PARENT_VARIABLE: str(reading)}) == 0
+    finally:
+        os.close(reading)
+
+
+def test_a_parent_descriptor_that_is_none_leaves_the_role_alone(tmp_path):
+    async def role(*, stop, task_status):
+        await trio.testing.wait_all_tasks_blocked()
+
+    with (tmp_path / "file").open("wb") as file:  # epoll takes no regular files
+        assert run_role("neuron", role, {PARENT_VARIABLE: str(file.fileno())}) == 0
+
+
+def test_each_error_in_a_group_is_one_line(capsys):
+    async def role(*, stop, task_status):
+        task_status.started()
+        inner = ExceptionGroup("inner", [ValueError("second\nline"), KeyError("k")])
+        raise ExceptionGroup("outer", [RuntimeError("first"), inner])
+
+    assert run_role("gateway", role, {}) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "cortex gateway: RuntimeError: first",
+        "cortex gateway: ValueError: second line",
+        "cortex gateway: KeyError: 'k'",
+    ]
+
+
+def test_a_port_that_is_taken_ends_with_2_and_names_it(capsys):
+    with listen("127.0.0.1:0") as taken:
+        port = taken.getsockname()[1]
+
+        async def role(*, stop, task_status):
+            listen(f"127.0.0.1:{port}")
+
+        assert run_role("gateway", role, {}) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cortex gateway: cannot listen: Address already in use")
+    assert str(port) in line
+
+
+def test_the_same_error_later_is_no_question_of_ports(capsys):
+    async def role(*, stop, task_status):
+        task_status.started()
+        raise PermissionError(13, "Permission denied", "/state")
+
+    assert run_role("gateway", role, {}) == 1
+    assert "PermissionError" in capsys.readouterr().err
+
+
+def test_the_program_starts_itself_again_as_it_was_started():
+    flags = ["-P"] if sys.flags.safe_path else []
+    module = own_command(["/x/cortex/__main__.py"], "cortex.__main__")
+    assert module == [sys.executable, *flags, "-m", "cortex"]
+    zipapp = own_command(["/x/cortex.pyz"], "__main__")
+    assert zipapp == [sys.executable, *flags, "/x/cortex.pyz"]
+    script = own_command(["bin/cortex"], "")
+    assert script == [sys.executable, *flags, os.path.abspath("bin/cortex")]
