@@ -1,0 +1,188 @@
+"""The gateway, put together. Everything long-lived is started here, by name, in reading order."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import attrs
+import trio
+from prometheus_client import CollectorRegistry
+from quart_trio import QuartTrio
+
+from cortex import __version__
+from cortex.config.catalogue import Catalogue
+from cortex.config.gateway import GatewayConfig
+from cortex.gateway.api.answers import anthropic_answer, openai_answer
+from cortex.gateway.api.anthropic import AnthropicApi
+from cortex.gateway.api.fleet import FleetApi
+from cortex.gateway.api.openai import OpenAiApi
+from cortex.gateway.catalogue import ModelNames
+from cortex.gateway.control import open_control
+from cortex.gateway.core import InferenceCore
+from cortex.gateway.counting import TokenCounter
+from cortex.gateway.fleet import Fleet
+from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.poller import Poller
+from cortex.gateway.queue import WaitingRoom
+from cortex.gateway.router import Router
+from cortex.gateway.upstream import PooledUpstream, Upstream
+from cortex.service import logs, metrics
+from cortex.service.edge import make_app
+from cortex.service.http import Answer, HttpRequest, Route
+from cortex.service.serve import listen, serve
+from cortex.service.stream import Pace
+
+log = logs.get("gateway")
+
+ANTHROPIC_PATHS = ("/v1/messages", "/anthropic/")
+
+
+@attrs.frozen
+class GatewayAddresses:
+    """Base URLs of the two ports."""
+
+    api: str
+    metrics: str
+
+
+@attrs.frozen(eq=False)
+class Gateway:
+    """What serves requests, once its services run."""
+
+    fleet: Fleet
+    names: ModelNames
+    router: Router
+    core: InferenceCore
+    counter: TokenCounter
+    registry: CollectorRegistry
+    max_body_bytes: int
+
+    def api(self) -> QuartTrio:
+        routes = [
+            *OpenAiApi(self.core).routes(),
+            *AnthropicApi(self.core, self.counter).routes(),
+            *FleetApi(self.names, self.fleet, self.router).routes(),
+        ]
+        return make_app(
+            "cortex-gateway",
+            routes,
+            render_error=openai_answer,
+            render_error_for=lambda path: (
+                anthropic_answer if path.startswith(ANTHROPIC_PATHS) else openai_answer
+            ),
+            max_body_bytes=self.max_body_bytes,
+        )
+
+    def metrics_app(self) -> QuartTrio:
+        async def exposition(request: HttpRequest) -> Answer:
+            return Answer(metrics.render(self.registry), content_type=metrics.CONTENT_TYPE)
+
+        routes = [Route("GET", "/metrics", exposition)]
+        return make_app("cortex-gateway-metrics", routes, render_error=openai_answer)
+
+
+async def run(
+    config: GatewayConfig,
+    catalogue: Catalogue,
+    *,
+    stop: Callable[[], Awaitable[None]],
+    task_status: trio.TaskStatus[GatewayAddresses] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
+    of the process. OSError when an address cannot be had."""
+    settings = config.gateway
+    registry = CollectorRegistry()
+    metrics.add_build_info(registry, "cortex_build_info", __version__)
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listen(settings.listen))
+        metrics_listener = stack.enter_context(listen(settings.metrics_listen))
+        control = await stack.enter_async_context(open_control(config.neurons))
+        upstream = await stack.enter_async_context(PooledUpstream(settings.stall_seconds))
+        fleet = Fleet(config.neurons)
+        names = ModelNames(catalogue, fleet)
+        recorder = GatewayMetrics(registry)
+        recorder.observe_fleet(fleet.nodes)
+        async with trio.open_nursery() as nursery:
+            poller = Poller(fleet, control, settings.poll_seconds)
+            router = Router(
+                names, fleet, control, poller, recorder, settings, config.eviction, nursery
+            )
+            room = WaitingRoom(fleet, settings.queue_depth, settings.queue_wait_seconds)
+            core = make_core(router, names, upstream, recorder, config, room)
+            counter = TokenCounter(names, fleet, control)
+            gateway = Gateway(
+                fleet, names, router, core, counter, registry, settings.max_body_mb << 20
+            )
+            await nursery.start(poller.run, name="poller")
+            nursery.start_soon(router.unload_idle, name="idle unloader")
+            nursery.start_soon(room.run, name="waiting room")
+            drained = trio.Event()
+            async with trio.open_nursery() as servers:
+                metrics_url = await servers.start(
+                    _serve_metrics, gateway.metrics_app(), metrics_listener, drained
+                )
+                url = await servers.start(
+                    _serve_api, gateway.api(), listener, stop, settings.drain_seconds, drained
+                )
+                log.info("listening", url=url, metrics=f"{metrics_url}/metrics")
+                task_status.started(GatewayAddresses(url, metrics_url))
+            log.info("drained")
+            nursery.cancel_scope.cancel("the servers have drained")
+
+
+def make_core(
+    router: Router,
+    names: ModelNames,
+    upstream: Upstream,
+    recorder: GatewayMetrics,
+    config: GatewayConfig,
+    room: WaitingRoom,
+) -> InferenceCore:
+    """The request core over *router* and *upstream*, paced as configured."""
+    settings = config.gateway
+    pace = Pace(
+        commit_after=settings.commit_after_seconds,
+        keep_alive=settings.keepalive_seconds,
+        stall=settings.stall_seconds,
+    )
+    return InferenceCore(router, names, upstream, recorder, pace, room)
+
+
+async def _serve_api(
+    app: QuartTrio,
+    listener: socket.socket,
+    stop: Callable[[], Awaitable[None]],
+    drain_seconds: float,
+    drained: trio.Event,
+    *,
+    task_status: trio.TaskStatus[str],
+) -> None:
+    try:
+        await serve(
+            app,
+            listener,
+            stop=stop,
+            drain_seconds=drain_seconds,
+            task_status=task_status,
+        )
+    finally:
+        drained.set()
+
+
+async def _serve_metrics(
+    app: QuartTrio,
+    listener: socket.socket,
+    drained: trio.Event,
+    *,
+    task_status: trio.TaskStatus[str],
+) -> None:
+    """The metrics port stays up while the API drains, so that the drain can be watched."""
+    await serve(
+        app,
+        listener,
+        stop=drained.wait,
+        drain_seconds=1,
+        task_status=task_status,
+    )

@@ -1,0 +1,207 @@
+"""The request core: an inference request from its body to its answer.
+
+Knows neither which server carries the request nor how a model came to be loaded: it checks the
+body, asks the router for a lease, sends the call, and hands streams to the relay. The dialects
+differ in what they send upstream and in how they encode what comes back, nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from cortex.errors import CortexError, ModelNotFound, Overloaded, UpstreamError
+from cortex.gateway.catalogue import ModelNames
+from cortex.gateway.encoder import Encoder
+from cortex.gateway.exchange import Exchange
+from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.queue import WaitingRoom
+from cortex.gateway.relay import relay
+from cortex.gateway.router import Lease, Router
+from cortex.gateway.upstream import Call, Refused, Upstream, UpstreamResponse
+from cortex.service.http import HttpRequest, StreamAnswer
+from cortex.service.stream import Pace
+from cortex.wire import errors, json
+from cortex.wire.neuron import CALLER_HEADER
+
+MAX_ATTEMPTS = 3  # replicas tried before the first byte
+MAX_ERROR_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+ANONYMOUS = "anonymous"
+# Statuses of a neuron that say "not here, not now": another replica may serve the request.
+ELSEWHERE = frozenset({404, 429, 502, 503})
+
+
+class Refusal(Exception):
+    """A replica did not take the request; *error* says why, in case no other does."""
+
+    def __init__(self, error: CortexError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@attrs.frozen(eq=False)
+class Job:
+    """What a dialect makes of a request: the upstream call without its model."""
+
+    dialect: str
+    requested: str
+    path: str
+    body: dict[str, Any]
+    stream: bool
+
+
+@attrs.define(eq=False)
+class InferenceCore:
+    """Serves jobs. All collaborators belong to the application."""
+
+    router: Router
+    names: ModelNames
+    upstream: Upstream
+    metrics: GatewayMetrics
+    pace: Pace
+    room: WaitingRoom
+
+    async def unary(self, request: HttpRequest, job: Job) -> tuple[dict[str, Any], str]:
+        """The neuron's whole answer to *job* and the resolved model's id."""
+        with self._exchange(request, job) as exchange:
+            model = self._resolve(exchange, job)
+            async with self._open(request, exchange, job) as response:
+                data = await response.read(MAX_ANSWER_BYTES)
+            answer = _parse_answer(data)
+            exchange.observed.take_usage(answer.get("usage"))
+            exchange.observed.take_timings(answer.get("timings"))
+            exchange.observed.take_finish(answer.get("choices"))
+            return answer, model
+
+    async def stream(
+        self, request: HttpRequest, job: Job, encoder_for: Callable[[str], Encoder]
+    ) -> StreamAnswer:
+        """The neuron's streamed answer to *job*, encoded; *encoder_for* gets the model's id."""
+        exchange = self._exchange(request, job)
+        try:
+            model = self._resolve(exchange, job)
+        except CortexError as exc:
+            with exchange:
+                exchange.failed(exc)
+            raise
+        return await relay(
+            request,
+            exchange,
+            lambda: self._open(request, exchange, job),
+            encoder_for(model),
+            self.pace,
+        )
+
+    def _exchange(self, request: HttpRequest, job: Job) -> Exchange:
+        return Exchange(
+            self.metrics, job.dialect, job.requested, request.received_at, stream=job.stream
+        )
+
+    def _resolve(self, exchange: Exchange, job: Job) -> str:
+        model = self.names.resolve(job.requested).model
+        exchange.resolved(model)
+        return model
+
+    @asynccontextmanager
+    async def _open(
+        self, request: HttpRequest, exchange: Exchange, job: Job
+    ) -> AsyncIterator[UpstreamResponse]:
+        """The answer's head from the first replica that accepts *job*; its seat and its lease are
+        held within. Nothing has reached the client yet, so a refusal may be tried elsewhere."""
+        deadline = trio.current_time() + self.room.patience
+        async with self.room.seat(exchange.model) as waited:
+            exchange.queued(waited)
+            tried: set[str] = set()
+            attempts = 0
+            last: CortexError | None = None
+            while attempts < MAX_ATTEMPTS:
+                async with AsyncExitStack() as held:
+                    try:
+                        response = await self._ask(request, exchange, job, tried, held)
+                    except Refusal as refusal:
+                        last = refusal.error
+                    except UpstreamError as exc:
+                        # No replica is left. What the last one said is what the client should
+                        # hear, unless it was only full: then there may be room in a while.
+                        full = isinstance(last, Overloaded)
+                        if not full or trio.current_time() >= deadline:
+                            raise last or exc from None
+                        await self.room.retry_later(exchange.model)
+                        tried.clear()
+                        continue
+                    else:
+                        yield response
+                        return
+                exchange.retried()
+                attempts += not isinstance(last, Overloaded)
+            raise last or UpstreamError("no replica took the request")
+
+    async def _ask(
+        self,
+        request: HttpRequest,
+        exchange: Exchange,
+        job: Job,
+        tried: set[str],
+        held: AsyncExitStack,
+    ) -> UpstreamResponse:
+        """Ask one replica not in *tried*. `Refusal` when another one may be asked; what the client
+        did wrong is raised as it is."""
+        lease = await held.enter_async_context(
+            self.router.route(job.requested, exclude=frozenset(tried))
+        )
+        exchange.routed(lease)
+        held.enter_context(self.metrics.in_flight(lease.model, lease.node))
+        try:
+            response = await held.enter_async_context(
+                self.upstream.call(_call(request, job, lease))
+            )
+        except Refused as exc:
+            self.router.refused(lease)
+            tried.add(lease.node)
+            raise Refusal(exc) from exc
+        if response.status == 200:
+            return response
+        error = await _refusal(response)
+        if isinstance(error, ModelNotFound):
+            self.router.not_loaded(lease)  # it thinks otherwise: look again, ask again
+        elif isinstance(error, Overloaded) or response.status in ELSEWHERE:
+            tried.add(lease.node)
+        else:
+            raise error
+        raise Refusal(error)
+
+
+async def _refusal(response: UpstreamResponse) -> CortexError:
+    """What a neuron's answer other than 200 means, in its own words."""
+    data = await response.read(MAX_ERROR_BYTES)
+    return errors.parse(response.status, data, response.headers.get("retry-after"))
+
+
+def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
+    # What was checked is what is sent: the parsed body, not the client's bytes. The client's own
+    # headers stay here, its key above all.
+    headers = {
+        "accept": "text/event-stream" if job.stream else "application/json",
+        "x-request-id": request.request_id,
+        CALLER_HEADER: ANONYMOUS,
+    }
+    if lease.token:
+        headers["authorization"] = f"Bearer {lease.token}"
+    trace = request.headers.get("traceparent")
+    if trace is not None and trace.isascii() and trace.isprintable() and len(trace) <= 128:
+        headers["traceparent"] = trace
+    body = json.dumps({**job.body, "model": lease.model})
+    return Call(lease.endpoint, job.path, body, headers)
+
+
+def _parse_answer(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.load_object(data)
+    except CortexError as exc:
+        raise UpstreamError("the neuron's answer is not JSON") from exc
+    return answer

@@ -1,0 +1,340 @@
+"""From a name to a lease on a ready replica.
+
+Loaded and servable replicas come first, the least busy before others; the node's name breaks ties.
+A replica that recovers, loads or unloads is waited for rather than doubled. Only then is the model
+loaded, once for all who ask. Every wait ends after ``load_wait_seconds``; whoever is cancelled in
+one leaves nothing behind, and the load goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import attrs
+import trio
+
+from cortex.config.gateway import EvictionSettings, GatewaySettings
+from cortex.errors import (
+    CortexError,
+    LoadFailed,
+    ModelLoading,
+    ModelNotFound,
+    NoHealthyNode,
+    NotFound,
+    Unavailable,
+    UpstreamError,
+)
+from cortex.gateway.catalogue import ModelNames, Resolved
+from cortex.gateway.control import NeuronControl
+from cortex.gateway.endpoints import reachable
+from cortex.gateway.fleet import Fleet, Replica
+from cortex.gateway.idle import IdleUnloader
+from cortex.gateway.loads import NO_NODE_RETRY, Loads
+from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.poller import Poller
+from cortex.service import logs
+from cortex.wire import neuron as wire
+
+IMPAIRED_RETRY = 10.0
+LOADING_RETRY = (2.0, 60.0)  # seconds: what a client is told lies between
+UNLOAD_SECONDS = 120.0  # a neuron's own drain is shorter
+
+log = logs.get("gateway.router")
+
+
+@attrs.frozen
+class Lease:
+    """A replica to send one request to, counted as in flight while the lease is held."""
+
+    node: str
+    endpoint: str  # base URL without a trailing slash
+    token: str | None = attrs.field(repr=False)
+    model: str
+    requested: str
+    cold_start: bool  # the request has waited for a load
+    load_seconds: float  # how long
+
+
+@attrs.frozen
+class Wait:
+    """The model is on its way; ``state`` says how, for the message when patience ends."""
+
+    state: str
+
+
+class Load:
+    """No replica will come by itself."""
+
+
+class Router:
+    """Gives leases. What is known is the fleet's, what is being loaded the loads'."""
+
+    def __init__(
+        self,
+        names: ModelNames,
+        fleet: Fleet,
+        control: NeuronControl,
+        poller: Poller,
+        metrics: GatewayMetrics,
+        settings: GatewaySettings,
+        eviction: EvictionSettings,
+        nursery: trio.Nursery,
+    ) -> None:
+        """Loads run in *nursery*, which outlives every request."""
+        self._names = names
+        self._fleet = fleet
+        self._control = control
+        self._poller = poller
+        self._loads = Loads(nursery, fleet, control, poller, metrics)
+        self._idle = IdleUnloader(
+            names.catalogue, fleet, self._loads, metrics, self.unload_replica, eviction.keep_alive
+        )
+        self._patience = settings.load_wait_seconds
+
+    @asynccontextmanager
+    async def route(
+        self, name: str, *, exclude: frozenset[str] = frozenset()
+    ) -> AsyncIterator[Lease]:
+        """Hold a lease on a replica of *name* that is on none of the nodes in *exclude*.
+
+        Waits for a load where one is needed. Raises `ModelNotFound`, `ModelLoading` (patience has
+        ended), `LoadFailed`, `NoFeasibleNode`, `NoHealthyNode`, `Unavailable`, and `UpstreamError`
+        when all replicas there are have been excluded or cannot say where they are reached.
+        """
+        resolved = self._names.resolve(name)
+        started_at = trio.current_time()
+        waited = False
+        doubted: set[str] = set()
+        while True:
+            step = self._next(resolved, exclude)
+            if isinstance(step, Replica):
+                node = step.node.name
+                with self._fleet.hold(node, resolved.model):
+                    endpoint = self._fleet.endpoint(node, resolved.model)
+                    if endpoint is None:
+                        endpoint = await self._ask_endpoint(node, resolved.model)
+                    if endpoint is not None:
+                        seconds = trio.current_time() - started_at if waited else 0.0
+                        yield Lease(
+                            node=node,
+                            endpoint=endpoint,
+                            token=self._fleet.token(node),
+                            model=resolved.model,
+                            requested=name,
+                            cold_start=waited,
+                            load_seconds=seconds,
+                        )
+                        return
+                if node in doubted or self._fleet.node(node).suspect:
+                    exclude |= {node}
+                doubted.add(node)  # it may have lost the model, and be told to load it again
+                continue
+            waited = True
+            await self._make_progress(resolved, step, started_at + self._patience)
+
+    def refused(self, lease: Lease) -> None:
+        """The lease's connection was refused or reset before the first byte."""
+        log.warning("connection refused or reset", node=lease.node, model=lease.model)
+        self._fleet.suspect(lease.node, "connection refused or reset")
+        self._poller.probe_now(lease.node)
+
+    def not_loaded(self, lease: Lease) -> None:
+        """The neuron answered 404 for the lease's model."""
+        log.warning("model is not where it was thought", node=lease.node, model=lease.model)
+        self._fleet.gone(lease.node, lease.model)
+        self._loads.unloaded(lease.node, lease.model)
+        self._poller.probe_now(lease.node)
+
+    def loading(self, name: str) -> dict[str, Any] | None:
+        """``{node, stage, progress, eta}`` of a load of *name*, as far as known; None without one.
+
+        ``progress`` is between 0 and 1, ``eta`` in seconds; ``stage`` is always there.
+        """
+        try:
+            model = self._names.resolve(name).model
+        except ModelNotFound:
+            return None
+        under_way = self._loads.under_way(model)
+        for replica in self._fleet.replicas(model):
+            mine = under_way is not None and replica.node.name == under_way[0]
+            if replica.model.status == wire.LOADING and (mine or under_way is None):
+                return _told(replica)
+        if under_way is None:
+            return None
+        node = under_way[0]
+        return {"stage": "placing"} if node is None else {"node": node, "stage": "starting"}
+
+    async def load(self, name: str, node: str | None = None) -> str:
+        """An operator's load of *name*, also of a model no catalogue lists; the node that has it.
+
+        A model that is loaded (on *node*, if given) is a success. `ModelLoading` when it takes
+        longer than ``load_wait_seconds``; the load goes on. `ModelNotFound` for an unknown node.
+        """
+        resolved = self._to_load(name)
+        self._check_node(node)
+        for replica in self._fleet.replicas(resolved.model):
+            if node in (None, replica.node.name) and replica.node.serving and replica.servable:
+                return replica.node.name
+        with trio.move_on_after(self._patience):
+            return await self._loads.load(resolved, node)
+        raise self._still_loading(resolved)
+
+    async def unload(self, name: str, node: str | None = None) -> tuple[str, ...]:
+        """Unload *name* from *node*, or wherever it is; the nodes it was unloaded from."""
+        model = self._names.resolve(name).model
+        self._check_node(node)
+        nodes = tuple(
+            replica.node.name
+            for replica in self._fleet.replicas(model)
+            if node in (None, replica.node.name)
+            and replica.node.healthy
+            and replica.model.status in (wire.LOADED, wire.LOADING)
+        )
+        if not nodes:
+            raise ModelNotFound(f"{model} is loaded on no neuron in service")
+        for each in nodes:
+            await self.unload_replica(each, model)
+        return nodes
+
+    async def unload_replica(self, node: str, model: str) -> None:
+        """Unload one replica; the neuron lets its requests finish first."""
+        self._fleet.unloading(node, model)  # no new lease from here on
+        try:
+            with trio.fail_after(UNLOAD_SECONDS):
+                await self._control.unload(node, model)
+        except ModelNotFound:
+            pass  # which was the goal
+        except trio.TooSlowError:
+            raise UpstreamError(
+                f"neuron {node} did not unload {model} within {UNLOAD_SECONDS:g} s"
+            ) from None
+        finally:
+            self._poller.probe_now(node)
+        self._fleet.gone(node, model)
+        self._loads.unloaded(node, model)
+        log.info("unloaded", model=model, node=node)
+
+    async def unload_idle(self) -> NoReturn:
+        """Unload what this gateway loaded and nobody has used for its keep-alive; for ever."""
+        await self._idle.run()
+
+    # Deciding; without awaiting, so that nothing changes between a look and what follows from it
+
+    def _next(self, resolved: Resolved, exclude: frozenset[str]) -> Replica | Wait | Load:
+        replicas = self._fleet.replicas(resolved.model)
+        there = [replica for replica in replicas if replica.node.serving]
+        ready = [replica for replica in there if replica.servable]
+        usable = [replica for replica in ready if replica.node.name not in exclude]
+        if usable:
+            return min(usable, key=self._rank)
+        if ready:
+            raise UpstreamError(f"no other replica of {resolved.model} can be reached")
+        states = {replica.model.status for replica in there}
+        for state in (wire.RECOVERING, wire.LOADING, wire.UNLOADING):
+            if state in states:
+                return Wait(state)
+        impaired = [replica for replica in there if replica.model.status == wire.LOADED]
+        if impaired:
+            raise _impaired(impaired[0])
+        if resolved.entry is None and self._loads.under_way(resolved.model) is None:
+            raise _not_loadable(resolved.model, replicas)
+        return Load()
+
+    def _rank(self, replica: Replica) -> tuple[bool, int, str]:
+        node = replica.node
+        return node.suspect, self._fleet.load_of(node.name, replica.model.id), node.name
+
+    async def _make_progress(self, resolved: Resolved, step: Wait | Load, deadline: float) -> None:
+        """Return when there is something new to decide on. `ModelLoading` past *deadline*."""
+        with trio.move_on_at(deadline) as patience:
+            if isinstance(step, Load):
+                await self._loads.ensure(resolved)
+            else:
+                await self._fleet.wait_changed()
+        if patience.cancelled_caught:
+            if isinstance(step, Wait) and step.state != wire.LOADING:
+                raise Unavailable(f"{resolved.model} is {step.state}", retry_after=NO_NODE_RETRY)
+            raise self._still_loading(resolved)
+
+    def _still_loading(self, resolved: Resolved) -> ModelLoading:
+        known = self.loading(resolved.requested) or {}
+        shortest, longest = LOADING_RETRY
+        retry_after = min(max(known.get("eta", NO_NODE_RETRY), shortest), longest)
+        where = f" on {known['node']}" if "node" in known else ""
+        return ModelLoading(
+            f"{resolved.model} is still loading{where}",
+            retry_after=retry_after,
+            extras={"loading": known},
+        )
+
+    async def _ask_endpoint(self, node: str, model: str) -> str | None:
+        """Where *model* is reached on *node*, remembered; None (and a probe) when it cannot say."""
+        try:
+            advertised = await self._control.endpoint(node, model)
+        except ModelNotFound:
+            self._fleet.gone(node, model)
+            self._poller.probe_now(node)
+            return None
+        except NotFound:  # an older neuron has no such route: it serves where it is polled
+            advertised = self._fleet.node(node).endpoint
+        except CortexError as exc:
+            self._fleet.suspect(node, exc.message)
+            self._poller.probe_now(node)
+            return None
+        url = reachable(advertised, self._fleet.node(node).endpoint)
+        self._fleet.remember_endpoint(node, model, url)
+        return url
+
+    def _to_load(self, name: str) -> Resolved:
+        try:
+            return self._names.resolve(name)
+        except ModelNotFound:
+            if re.fullmatch(wire.MODEL_ID, name):
+                return Resolved(name, name, None)
+            raise
+
+    def _check_node(self, node: str | None) -> None:
+        names = [known.name for known in self._fleet.nodes()]
+        if node is not None and node not in names:
+            raise ModelNotFound(f"no neuron of that name; there are: {', '.join(names)}")
+
+
+def _told(replica: Replica) -> dict[str, Any]:
+    """What is known of a load, for error bodies; what is not known is left out."""
+    progress = replica.model.progress
+    if progress is None:
+        return {"node": replica.node.name, "stage": "starting"}
+    told: dict[str, Any] = {"node": replica.node.name, "stage": progress.stage}
+    if progress.bytes_total:
+        told["progress"] = round(progress.bytes_done / progress.bytes_total, 4)
+    if progress.eta_seconds is not None:
+        told["eta"] = round(progress.eta_seconds, 1)
+    return told
+
+
+def _impaired(replica: Replica) -> Unavailable:
+    servable = replica.model.servable
+    reason = (servable.detail or servable.reason) if servable is not None else None
+    return Unavailable(
+        f"{replica.model.id} is loaded on {replica.node.name} but can serve nothing now"
+        + (f": {reason}" if reason else ""),
+        retry_after=IMPAIRED_RETRY,
+    )
+
+
+def _not_loadable(model: str, replicas: tuple[Replica, ...]) -> CortexError:
+    """For a model only neurons know of, none of which can serve it."""
+    for replica in replicas:
+        if replica.node.serving and replica.model.status == wire.FAILED:
+            cause = replica.model.error or "the neuron does not say why"
+            return LoadFailed(
+                f"loading {model} on {replica.node.name} failed: {cause}", retry_after=30.0
+            )
+    nodes = ", ".join(replica.node.name for replica in replicas)
+    return NoHealthyNode(
+        f"{model} is on {nodes}, not reachable now" if nodes else f"{model} is not loaded anywhere",
+        retry_after=NO_NODE_RETRY,
+    )
