@@ -1,0 +1,200 @@
+"""Requests in, events out, one step at a time. Belongs to one thread."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import attrs
+
+from cortex.engine.blocks import BlockPool
+from cortex.engine.request import (
+    SEED_LIMIT,
+    Event,
+    FirstToken,
+    Request,
+    RequestFailed,
+    TokenEvent,
+)
+from cortex.engine.runner import Drawn, Runner
+from cortex.engine.scheduler import Scheduler
+from cortex.engine.sequence import Sequence
+
+
+@attrs.frozen
+class EngineStats:
+    """Gauges first, then counters since the engine was opened; tokens unless said."""
+
+    running: int  # requests
+    waiting: int  # requests
+    kv_blocks_total: int
+    kv_blocks_used: int
+    prefix_hit_tokens: int
+    prefix_query_tokens: int
+    prompt_tokens: int
+    generated_tokens: int
+    preemptions: int
+    steps: int
+
+
+class Engine:
+    """Continuous batching of any number of requests on one device.
+
+    ``max_context`` is the length in tokens of a prompt with its completion; ``weight_bytes`` and
+    ``kv_bytes`` are what the tensors take. ``entropy`` seeds the requests that have no seed.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        max_batch: int,
+        max_batch_tokens: int,
+        max_context: int,
+        weight_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        entropy: Callable[[], int] = lambda: secrets.randbits(64),
+    ) -> None:
+        self.max_context = max_context
+        self.weight_bytes = weight_bytes
+        self.kv_bytes = runner.cache.bytes
+        self.scheduler = Scheduler(
+            BlockPool(runner.cache.blocks, runner.cache.block_size),
+            max_batch=max_batch,
+            max_batch_tokens=max_batch_tokens,
+        )
+        if max_context > self.scheduler.max_tokens:
+            raise ValueError("the KV cache does not hold one request of the longest context")
+        self._runner: Runner | None = runner
+        self._vocab_size = runner.model.config.vocab_size
+        self._clock = clock
+        self._entropy = entropy
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._steps = 0
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+
+    def add(self, request: Request) -> None:
+        """Queue *request*. Raises ValueError when its id is in use or it can never be run."""
+        if self._runner is None:
+            raise ValueError("the engine is closed")
+        if request.id in self._sequences:
+            raise ValueError(f"request id {request.id!r} is in use")
+        if len(request.prompt) >= self.max_context:
+            raise ValueError(
+                f"the prompt has {len(request.prompt)} tokens; the context is {self.max_context}"
+            )
+        tokens = (*request.prompt, *(token for token, _ in request.sampling.logit_bias))
+        for token in (min(tokens), max(tokens)):
+            if not 0 <= token < self._vocab_size:
+                raise ValueError(f"token {token} is not in the vocabulary of {self._vocab_size}")
+        seed = request.sampling.seed
+        self._sequences[request.id] = sequence = Sequence(
+            request,
+            seed=(self._entropy() if seed is None else seed) % SEED_LIMIT,
+            limit=min(len(request.prompt) + request.max_tokens, self.max_context),
+            arrival=self._arrivals,
+        )
+        self._arrivals += 1
+        self.scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request without an event and free its blocks; False when there is none."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return False
+        self.scheduler.finish(sequence)
+        if self._runner is not None:
+            self._runner.sampler.forget(sequence)
+        return True
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def step(self) -> list[Event]:
+        """Run one step; [] when there is nothing to do.
+
+        A request whose logits are not finite fails alone. An exception is the engine's: no event
+        was lost, and the same work is planned again should the caller dare to go on.
+        """
+        if self._runner is None or not self.has_work:
+            return []
+        plan = self.scheduler.plan()
+        now = self._clock()
+        for chunk in plan.chunks:
+            if chunk.sequence.scheduled_at is None:
+                chunk.sequence.scheduled_at = now
+        if not plan.tokens:
+            return []
+        result = self._runner.run(plan)
+        self._steps += 1
+        for chunk in plan.chunks:
+            self.scheduler.commit(chunk)
+            chunk.sequence.prompt_logprobs += result.prompt.get(chunk.sequence, [])
+        return [
+            self._take(chunk.sequence, result.drawn[chunk.sequence])
+            for chunk in plan.chunks
+            if chunk.draws
+        ]
+
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_blocks_total=scheduler.pool.blocks,
+            kv_blocks_used=scheduler.pool.used,
+            prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            prefix_query_tokens=scheduler.prefix_query_tokens,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=scheduler.preemptions,
+            steps=self._steps,
+        )
+
+    def close(self) -> None:
+        """Drop every request, without events, and the tensors."""
+        for request_id in list(self._sequences):
+            self.abort(request_id)
+        self._runner = None
+
+    def _take(self, sequence: Sequence, drawn: Drawn) -> Event:
+        """Append the drawn token and say so."""
+        if not drawn.finite:
+            return self._fail(sequence, ArithmeticError("the model's logits are not finite"))
+        first = self._first(sequence) if sequence.generated == 0 else None
+        finish = sequence.append(drawn.token)
+        self._generated_tokens += 1
+        if finish is not None:
+            self._end(sequence)
+        return TokenEvent(sequence.id, drawn.token, finish, drawn.logprob, first)
+
+    def _first(self, sequence: Sequence) -> FirstToken:
+        self._prompt_tokens += len(sequence.request.prompt)
+        logprobs = None
+        if sequence.request.sampling.prompt_logprobs:
+            logprobs = (None, *sequence.prompt_logprobs)
+            sequence.prompt_logprobs = []
+        return FirstToken(
+            cached_tokens=sequence.cached_tokens or 0,
+            scheduled_at=0.0 if sequence.scheduled_at is None else sequence.scheduled_at,
+            prompt_logprobs=logprobs,
+        )
+
+    def _end(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.id]
+        self.scheduler.finish(sequence)
+        if self._runner is not None:
+            self._runner.sampler.forget(sequence)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> RequestFailed:
+        """End *sequence* with *error*; what it left in the cache is not for others."""
+        del self._sequences[sequence.id]
+        blocks = self.scheduler.discard(sequence)
+        if self._runner is not None:
+            self._runner.sampler.forget(sequence)
+            self._runner.clear(blocks)
+        return RequestFailed(sequence.id, error)

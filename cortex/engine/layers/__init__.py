@@ -1,0 +1,1 @@
+"""The parts decoders are made of. Owns kernels' choice per device; knows no architecture."""

@@ -1,0 +1,84 @@
+"""Rotary positions, in halves: dimension i turns with dimension i + head_dim / 2. All in fp32."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from cortex.engine.models.config import RopeConfig
+
+
+def _llama3(frequencies: torch.Tensor, rope: RopeConfig) -> torch.Tensor:
+    """Long wavelengths are stretched by the factor, short ones kept, those between blended."""
+    wavelengths = 2 * math.pi / frequencies
+    smooth = (rope.original / wavelengths - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    smooth = smooth.clamp(0, 1)
+    return (1 - smooth) * frequencies / rope.factor + smooth * frequencies
+
+
+def _yarn(frequencies: torch.Tensor, rope: RopeConfig, dim: int) -> torch.Tensor:
+    """NTK by parts: dimensions that turn often in the trained length are kept."""
+
+    def dimension(rotations: float) -> float:
+        span = math.log(rope.original / (rotations * 2 * math.pi))
+        return dim * span / (2 * math.log(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    index = torch.arange(dim // 2, dtype=torch.float32)
+    ramp = ((index - low) / (high - low)).clamp(0, 1)
+    return frequencies / rope.factor * ramp + frequencies * (1 - ramp)
+
+
+def _mscale(factor: float, scale: float = 1.0) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _attention_factor(rope: RopeConfig) -> float:
+    if rope.kind != "yarn":
+        return 1.0
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return _mscale(rope.factor, rope.mscale) / _mscale(rope.factor, rope.mscale_all_dim)
+    return _mscale(rope.factor)
+
+
+class Rotary:
+    """Cosines and sines of positions, and the turn itself."""
+
+    def __init__(self, rope: RopeConfig, head_dim: int) -> None:
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        frequencies = 1.0 / (rope.theta**exponent)
+        if rope.kind == "linear":
+            frequencies = frequencies / rope.factor
+        elif rope.kind == "llama3":
+            frequencies = _llama3(frequencies, rope)
+        elif rope.kind == "yarn":
+            frequencies = _yarn(frequencies, rope, head_dim)
+        self.frequencies = frequencies  # (head_dim / 2,)
+        self.scale = _attention_factor(rope)
+        self._half = head_dim // 2
+
+    def place(self, device: torch.device) -> None:
+        """From now on positions are on *device*."""
+        self.frequencies = self.frequencies.to(device)
+
+    def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines ``(tokens, 1, head_dim)`` of *positions*, for `turn`."""
+        angles = positions.float()[:, None] * self.frequencies
+        cos = (angles.cos() * self.scale)[:, None]
+        sin = (angles.sin() * self.scale)[:, None]
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+    def turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """*x* ``(tokens, heads, head_dim)`` turned by the angles of its positions."""
+        wide = x.float()
+        return torch.addcmul(wide * cos, wide.roll(self._half, -1), sin).to(x.dtype)

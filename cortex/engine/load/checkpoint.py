@@ -1,0 +1,268 @@
+"""From a directory to an estimate of its memory, or to an engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+import torch
+
+from cortex.engine.cache import KVCache, block_size_of, bytes_per_token
+from cortex.engine.engine import Engine
+from cortex.engine.faults import is_out_of_memory
+from cortex.engine.load.generation import (
+    CONFIG,
+    GenerationDefaults,
+    read_generation_defaults,
+)
+from cortex.engine.load.json_file import read_object
+from cortex.engine.load.tensors import Tensors
+from cortex.engine.load.weights import Cancelled, Progress, check_names, load_weights
+from cortex.engine.models.config import ModelConfig
+from cortex.engine.models.decoder import Decoder
+from cortex.engine.models.fields import Fields
+from cortex.engine.models.registry import configure
+from cortex.engine.runner import Runner
+from cortex.errors import DeviceOutOfMemory, LoadCancelled, UnsupportedLoad, clip
+
+__all__ = [
+    "GenerationDefaults",
+    "MemoryEstimate",
+    "estimate",
+    "open_engine",
+    "read_config",
+    "read_generation_defaults",
+]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CPU_BATCH, CPU_BATCH_TOKENS = 16, 256  # a chunk of 256 keeps a step of a small model under 1 s
+CUDA_BATCH, CUDA_BATCH_TOKENS = 64, 4096
+# Of the memory that the weights leave, where the caller names no budget. A CPU's is shared with
+# everything else that runs, and its cache need not hold more than a few full contexts.
+CPU_KV_SHARE, CUDA_KV_SHARE = 0.5, 0.9
+CPU_KV_CONTEXTS = 4
+
+# Attention copies what a group of sequences sees of one layer next to each other; padding to the
+# longest of the group at most doubles it.
+GATHERED = 2
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The checked config.json of *directory*. Raises CheckpointError or UnsupportedModel."""
+    return configure(Fields(read_object(directory / CONFIG)))
+
+
+@attrs.frozen
+class MemoryEstimate:
+    """Bytes by ledger row ("weights", "kv", "workspace"), and the context they allow.
+
+    ``context`` is servable, ``trained_context`` what the model was made for, in tokens.
+    """
+
+    rows: Mapping[str, int]
+    context: int
+    trained_context: int
+    kv_bytes_per_token: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.rows.values())
+
+
+@attrs.frozen
+class _Shape:
+    """What `estimate` and `open_engine` decide alike, before anything is allocated."""
+
+    model: Decoder
+    weights: int
+    workspace: int
+    blocks: int
+    context: int
+    max_batch: int
+    max_batch_tokens: int
+
+    @property
+    def token_bytes(self) -> int:
+        return bytes_per_token(self.model.config, self.model.dtype)
+
+    @property
+    def kv(self) -> int:
+        block = block_size_of(self.model.device)
+        return (self.blocks + 1) * block * self.token_bytes  # and the null block
+
+
+def estimate(
+    directory: Path,
+    *,
+    dtype: str | None = None,
+    context: int | None = None,
+    free_bytes: int,
+    device: str = "cpu",
+    kv_bytes: int | None = None,
+    max_batch: int | None = None,
+    max_batch_tokens: int | None = None,
+) -> MemoryEstimate:
+    """What `open_engine` would take with *free_bytes* on the device, from headers alone.
+
+    Where they do not suffice the rows tell what a context of one block needs; the caller compares
+    ``total``.
+    """
+    config = read_config(directory)
+    target = torch.device(device)
+    with Tensors(directory) as tensors:
+        shape = _shape(
+            config, target, dtype, context, kv_bytes, free_bytes, max_batch, max_batch_tokens
+        )
+        check_names(shape.model, tensors)
+    return MemoryEstimate(
+        rows={"weights": shape.weights, "kv": shape.kv, "workspace": shape.workspace},
+        context=shape.context,
+        trained_context=config.trained_context,
+        kv_bytes_per_token=shape.token_bytes,
+    )
+
+
+def open_engine(
+    directory: Path,
+    *,
+    device: str,
+    dtype: str | None = None,
+    context: int | None = None,
+    kv_bytes: int | None = None,
+    max_batch: int | None = None,
+    max_batch_tokens: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    cancelled: Cancelled = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Engine:
+    """Load the checkpoint in *directory* and make it ready to serve.
+
+    *dtype* None is the checkpoint's own where the device computes well in it; *context* None the
+    trained length; *kv_bytes* None a share of what is free. *progress* hears stage, bytes done,
+    bytes in all. Raises CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and
+    LoadCancelled soon after *cancelled* turned true; nothing stays allocated then.
+    """
+    config = read_config(directory)
+    target = torch.device(device)
+    with Tensors(directory) as tensors:
+        if cancelled():
+            raise LoadCancelled
+        try:
+            free = free_bytes_of(target)
+            shape = _shape(
+                config, target, dtype, context, kv_bytes, free, max_batch, max_batch_tokens
+            )
+            if shape.weights + shape.kv + shape.workspace > free:
+                raise DeviceOutOfMemory(
+                    f"{shape.weights + shape.kv + shape.workspace >> 20} MiB needed, "
+                    f"{free >> 20} MiB free"
+                )
+            weights = load_weights(shape.model, tensors, progress, cancelled)
+            progress("kv", 0, shape.kv)
+            cache = KVCache(
+                config,
+                blocks=shape.blocks,
+                block_size=block_size_of(target),
+                dtype=shape.model.dtype,
+                device=target,
+            )
+            progress("kv", shape.kv, shape.kv)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise DeviceOutOfMemory("the device ran out of memory during the load") from error
+            raise
+    runner = Runner(shape.model, cache, max_batch=shape.max_batch, max_context=shape.context)
+    return Engine(
+        runner,
+        max_batch=shape.max_batch,
+        max_batch_tokens=shape.max_batch_tokens,
+        max_context=shape.context,
+        weight_bytes=weights,
+        clock=clock,
+    )
+
+
+def free_bytes_of(device: torch.device) -> int:
+    """Bytes that can be allocated on *device* now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            for line in file:
+                if line.startswith(b"MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resolve_dtype(config: ModelConfig, device: torch.device, asked: str | None) -> torch.dtype:
+    """The dtype to compute in. UnsupportedLoad for one that is not known."""
+    if asked is not None:
+        if asked not in DTYPES:
+            raise UnsupportedLoad(
+                f"dtype '{clip(asked)}' is not supported; known: {', '.join(DTYPES)}"
+            )
+        return DTYPES[asked]
+    if device.type == "cuda":
+        return torch.bfloat16
+    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if config.dtype == "bfloat16" and quick else torch.float32
+
+
+def _workspace(config: ModelConfig, dtype: torch.dtype, batch: int, tokens: int) -> int:
+    """Bytes of activations and logits at the peak of a step, counted generously.
+
+    Two residual streams, the widest of attention and MLP, and the sampler's copies of the logits:
+    fp32 ones for each of the batch, and an fp64 sum.
+    """
+    wide = max(
+        2 * (config.heads + 2 * config.kv_heads) * config.head_dim, 3 * config.intermediate_size
+    )
+    activations = tokens * (4 * config.hidden_size + 2 * wide) * max(dtype.itemsize, 4)
+    return activations + batch * config.vocab_size * (3 * 4 + 8)
+
+
+def _shape(
+    config: ModelConfig,
+    device: torch.device,
+    dtype: str | None,
+    context: int | None,
+    kv_bytes: int | None,
+    free: int,
+    max_batch: int | None,
+    max_batch_tokens: int | None,
+) -> _Shape:
+    """Decide on everything, from the config alone; the model is on the meta device."""
+    if context is not None and context < 1:
+        raise UnsupportedLoad("the context must be at least 1 token")
+    on_cuda = device.type == "cuda"
+    batch = max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
+    budget = max_batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS)
+    budget = max(batch, budget)
+    model = Decoder(config, resolve_dtype(config, device, dtype), device)
+    weights = sum(parameter.bytes for parameter in model.parameters())
+    workspace = _workspace(config, model.dtype, batch, budget)
+    block = block_size_of(device)
+    block_bytes = block * bytes_per_token(config, model.dtype)
+    wanted = min(context or config.trained_context, config.trained_context)
+    if kv_bytes is None:
+        share = CUDA_KV_SHARE if on_cuda else CPU_KV_SHARE
+        left = int((free - weights - workspace) * share / (1 + GATHERED / config.layers))
+        contexts = batch if on_cuda else min(batch, CPU_KV_CONTEXTS)
+        kv_bytes = min(left, (contexts * -(-wanted // block) + 1) * block_bytes)
+    blocks = max(kv_bytes // block_bytes - 1, 1)
+    workspace += GATHERED * blocks * block_bytes // config.layers
+    return _Shape(
+        model=model,
+        weights=weights,
+        workspace=workspace,
+        blocks=blocks,
+        context=min(wanted, blocks * block),
+        max_batch=batch,
+        max_batch_tokens=budget,
+    )

@@ -1,0 +1,1 @@
+"""Architectures, one a file. Owns shapes, names and forward; knows no files and no requests."""

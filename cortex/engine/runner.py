@@ -1,0 +1,155 @@
+"""One step on the device: batch, forward, draw, and one copy of the results to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+import torch
+
+from cortex.engine.batch import Batch, BatchBuilder
+from cortex.engine.cache import KVCache
+from cortex.engine.models.decoder import Decoder
+from cortex.engine.request import TokenLogprob
+from cortex.engine.sampler import Sampler
+from cortex.engine.scheduler import Chunk, Plan
+from cortex.engine.sequence import Sequence
+
+SCORED_ROWS = 64  # prompt rows whose logits exist at a time when their logprobs are asked
+
+
+@attrs.frozen
+class Drawn:
+    """The token of one sequence. Not ``finite``: its logits were not, and the token is noise."""
+
+    token: int
+    finite: bool
+    logprob: TokenLogprob | None
+
+
+@attrs.frozen
+class StepResult:
+    """``drawn`` by sequence; ``prompt`` are logprobs of prompt tokens, in order, by sequence."""
+
+    drawn: dict[Sequence, Drawn]
+    prompt: dict[Sequence, list[TokenLogprob]]
+
+
+def _wanted(chunk: Chunk) -> range:
+    """The positions of the chunk whose next token is a prompt token with a logprob asked for."""
+    sequence = chunk.sequence
+    if not sequence.request.sampling.prompt_logprobs or sequence.generated:
+        return range(0)
+    last = len(sequence.request.prompt) - 1
+    return range(chunk.start, min(chunk.start + chunk.count, last))
+
+
+def score(logits: torch.Tensor, tokens: torch.Tensor, best: int | None) -> torch.Tensor:
+    """Results as fp64 rows: token, finite, then logprob, *best* ids and their logprobs.
+
+    fp64 holds ids and logprobs alike, so that everything a step has to say is one tensor.
+    """
+    columns = [tokens[:, None].double(), logits.amax(-1, keepdim=True).isfinite().double()]
+    if best is not None:
+        total = logits.logsumexp(-1, keepdim=True)
+        columns.append((logits.gather(1, tokens[:, None]) - total).double())
+        if best:
+            top = logits.topk(best, dim=-1)
+            columns += [top.indices.double(), (top.values - total).double()]
+    return torch.cat(columns, 1)
+
+
+class Runner:
+    """Owns the model and the KV cache."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        cache: KVCache,
+        *,
+        max_batch: int,
+        max_context: int,
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self.sampler = Sampler(model.config.vocab_size, model.device)
+        self._builder = BatchBuilder(
+            rows=max_batch,
+            blocks_per_row=-(-max_context // cache.block_size),
+            block_size=cache.block_size,
+            null_block=cache.null_block,
+            windows=model.config.windows,
+            dtype=model.dtype,
+            device=model.device,
+        )
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> StepResult:
+        """Compute the plan's tokens and draw. The only host synchronisation is at its end."""
+        batch = self._builder.build(plan)
+        hidden = self.model.forward(batch, self.cache)
+        best = _best(batch, self.model.config.vocab_size)
+        parts: list[torch.Tensor] = []
+        if batch.drawn:
+            rows = hidden if batch.draws is None else hidden.index_select(0, batch.draws)
+            logits = self.model.logits(rows)
+            parts.append(score(logits, self.sampler.draw(logits, batch.drawn), best))
+        parts += self._prompt_scores(batch, hidden, best)
+        if not parts:
+            return StepResult({}, {})
+        table = torch.cat(parts).to("cpu").tolist()
+        return _unpacked(batch, table, best)
+
+    @torch.inference_mode()
+    def clear(self, blocks: Iterable[int]) -> None:
+        self.cache.clear(list(blocks))
+
+    def _prompt_scores(
+        self, batch: Batch, hidden: torch.Tensor, best: int | None
+    ) -> list[torch.Tensor]:
+        parts: list[torch.Tensor] = []
+        first = 0
+        for chunk in batch.chunks:
+            wanted = _wanted(chunk)
+            for start in range(wanted.start, wanted.stop, SCORED_ROWS):
+                stop = min(start + SCORED_ROWS, wanted.stop)
+                row = first + start - chunk.start
+                logits = self.model.logits(hidden[row : row + stop - start])
+                following = chunk.sequence.tokens[start + 1 : stop + 1]
+                tokens = torch.tensor(following, dtype=torch.int64).to(logits.device)
+                parts.append(score(logits, tokens, best))
+            first += chunk.count
+        return parts
+
+
+def _best(batch: Batch, vocab_size: int) -> int | None:
+    """The widest row of logprobs that a sequence of the step asks for, or None."""
+    asked = [s.request.sampling.logprobs for s in batch.drawn]
+    asked += [c.sequence.request.sampling.logprobs or 0 for c in batch.chunks if _wanted(c)]
+    counts = [count for count in asked if count is not None]
+    return min(max(counts), vocab_size) if counts else None
+
+
+def _logprob(row: list[float], count: int, best: int) -> TokenLogprob:
+    ids, values = row[3 : 3 + count], row[3 + best : 3 + best + count]
+    top = tuple((int(token), value) for token, value in zip(ids, values, strict=True))
+    return TokenLogprob(int(row[0]), row[2], top)
+
+
+def _unpacked(batch: Batch, table: list[list[float]], best: int | None) -> StepResult:
+    drawn: dict[Sequence, Drawn] = {}
+    for sequence, row in zip(batch.drawn, table, strict=False):
+        asked = sequence.request.sampling.logprobs
+        logprob = None
+        if asked is not None and best is not None:
+            logprob = _logprob(row, min(asked, best), best)
+        drawn[sequence] = Drawn(int(row[0]), row[1] == 1.0, logprob)
+    prompt: dict[Sequence, list[TokenLogprob]] = {}
+    rest = iter(table[len(batch.drawn) :])
+    for chunk in batch.chunks:
+        wanted = _wanted(chunk)
+        if wanted:
+            count = min(chunk.sequence.request.sampling.logprobs or 0, best or 0)
+            rows = [next(rest) for _ in wanted]
+            prompt[chunk.sequence] = [_logprob(row, count, best or 0) for row in rows]
+    return StepResult(drawn, prompt)

@@ -1,0 +1,228 @@
+"""Which tokens are computed in the next step. No torch, no clock.
+
+One budget of tokens a step over all sequences with tokens left to compute: there is no prefill
+phase and no decode phase. Sequences in decode come first, chunks of prompts fill the rest, and the
+waiting are admitted while rows, blocks and budget last. When blocks run out, the newest sequence
+of the lowest priority is preempted: it gives its blocks back and is computed again later, mostly
+out of the prefix cache.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+
+import attrs
+
+from cortex.engine.blocks import BlockPool
+from cortex.engine.sequence import Sequence, Status
+from cortex.engine.waiting import WaitingQueue
+
+
+@attrs.frozen
+class Chunk:
+    """Tokens ``start`` to ``start + count`` of a sequence; ``draws`` when a token follows."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    draws: bool
+
+
+@attrs.frozen
+class Plan:
+    """One step: sequences in decode, one token each, then chunks of prompts."""
+
+    decodes: tuple[Chunk, ...]
+    prefills: tuple[Chunk, ...]
+    preempted: tuple[Sequence, ...]
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        return self.decodes + self.prefills
+
+    @property
+    def tokens(self) -> int:
+        return len(self.decodes) + sum(chunk.count for chunk in self.prefills)
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    """Sorts the urgent and the old first."""
+    return (-sequence.request.priority, sequence.arrival)
+
+
+class Scheduler:
+    """Owns sequences, their blocks and their rows.
+
+    Every sequence must fit the pool alone (`max_tokens`); the engine refuses others. Then the
+    first by rank always advances, so that every sequence ends.
+    """
+
+    def __init__(self, pool: BlockPool, *, max_batch: int, max_batch_tokens: int) -> None:
+        if max_batch < 1 or max_batch_tokens < max_batch:
+            raise ValueError("a step needs a budget of at least one token a sequence")
+        self.pool = pool
+        self.max_batch = max_batch
+        self.max_batch_tokens = max_batch_tokens
+        self.running: list[Sequence] = []  # by rank
+        self.waiting = WaitingQueue()
+        self.preemptions = 0
+        self.prefix_hit_tokens = 0
+        self.prefix_query_tokens = 0
+        self._rows = list(range(max_batch - 1, -1, -1))
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens with KV that one sequence alone can have."""
+        return self.pool.blocks * self.pool.block_size
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.waiting) > 0
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.push(sequence)
+
+    def plan(self) -> Plan:
+        """The next step. Blocks are given out by this; nothing counts as computed until `commit`.
+
+        A plan that is not carried out may be dropped: the next one plans its tokens again.
+        """
+        budget = self.max_batch_tokens
+        chosen: dict[Sequence, int] = {}
+        preempted: list[Sequence] = []
+        for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
+            if budget == 0:
+                break
+            if sequence.status is not Status.RUNNING:
+                continue  # preempted by one before it
+            count = min(sequence.remaining, budget)
+            preempted += self._make_room(sequence, count)
+            if sequence.status is Status.RUNNING:
+                chosen[sequence] = count
+                budget -= count
+        while not preempted and budget > 0 and self._rows and len(self.waiting):
+            admitted = self._admit(self.waiting.head())
+            if admitted is None:
+                break
+            chosen[admitted] = min(admitted.remaining, budget)
+            budget -= chosen[admitted]
+        return self._arranged(chosen, preempted)
+
+    def commit(self, chunk: Chunk) -> None:
+        """The chunk's KV is valid; blocks that it filled can be found by others from now on."""
+        sequence, size = chunk.sequence, self.pool.block_size
+        before = sequence.computed // size
+        sequence.computed = chunk.start + chunk.count
+        for index in range(before, sequence.computed // size):
+            digest = sequence.block_digest(index, size)
+            self.pool.register(sequence.blocks[index], digest)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Give back whatever *sequence* holds, running or waiting; it is over."""
+        if sequence.status is Status.RUNNING:
+            self._stop_running(sequence)
+        elif sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        sequence.status = Status.FINISHED
+
+    def discard(self, sequence: Sequence) -> list[int]:
+        """`finish`, and nothing of it stays in the prefix cache. The blocks it alone held."""
+        blocks = list(sequence.blocks)
+        for block in blocks:
+            self.pool.forget(block)
+        self.finish(sequence)
+        return [block for block in blocks if not self.pool.references(block)]
+
+    def _make_room(self, sequence: Sequence, count: int) -> list[Sequence]:
+        """Blocks for *count* more tokens of *sequence*; who was preempted, perhaps itself.
+
+        Only decode needs more than it was admitted with, and decode is planned by rank: whoever
+        is preempted is not yet part of the plan.
+        """
+        victims: list[Sequence] = []
+        missing = self.pool.needed(sequence.computed + count) - len(sequence.blocks)
+        while missing > self.pool.free:
+            victim = self.running[-1]
+            self._stop_running(victim)
+            victim.status = Status.WAITING
+            victim.computed = 0
+            victim.prompt_logprobs.clear()
+            victim.preemptions += 1
+            self.preemptions += 1
+            self.waiting.push_preempted(victim)
+            victims.append(victim)
+            if victim is sequence:
+                return victims
+        if missing > 0:
+            sequence.blocks += self.pool.allocate(missing)
+        return victims
+
+    def _admit(self, sequence: Sequence) -> Sequence | None:
+        """Let the head of the queue run, if its tokens' blocks are there; else None.
+
+        One block a running sequence is left over, so that an admission does not lead to a
+        preemption at once.
+        """
+        size = self.pool.block_size
+        hits = self._prefix(sequence)
+        if self._will_be_cached(sequence, len(hits)):
+            return None
+        missing = self.pool.needed(len(sequence.tokens)) - len(hits)
+        taken = missing + self.pool.free_among(hits)
+        if taken + len(self.running) > self.pool.free:
+            return None
+        self.waiting.pop()
+        self.pool.hold(hits)
+        sequence.blocks = hits + self.pool.allocate(missing)
+        sequence.computed = len(hits) * size
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
+            self.prefix_hit_tokens += sequence.computed
+            self.prefix_query_tokens += len(sequence.tokens)
+        sequence.row = self._rows.pop()
+        sequence.status = Status.RUNNING
+        insort(self.running, sequence, key=_rank)
+        return sequence
+
+    def _prefix(self, sequence: Sequence) -> list[int]:
+        """Cached blocks of its prefix, one token short of all, since one must be computed."""
+        if sequence.request.sampling.prompt_logprobs and sequence.generated == 0:
+            return []
+        size = self.pool.block_size
+        full = (len(sequence.tokens) - 1) // size
+        return self.pool.match(sequence.block_digest(i, size) for i in range(full))
+
+    def _will_be_cached(self, sequence: Sequence, index: int) -> bool:
+        """Whether somebody computes the very block that *sequence* would compute first.
+
+        Then it waits for it: the choices of one prompt cost one prefill.
+        """
+        size = self.pool.block_size
+        if index >= (len(sequence.tokens) - 1) // size:
+            return False
+        if sequence.request.sampling.prompt_logprobs and sequence.generated == 0:
+            return False
+        digest = sequence.block_digest(index, size)
+        return any(
+            other.computed // size <= index < len(other.tokens) // size
+            and other.block_digest(index, size) == digest
+            for other in self.running
+            if other.remaining > 1
+        )
+
+    def _stop_running(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+        self._rows.append(sequence.row)
+        sequence.row = -1
+
+    @staticmethod
+    def _arranged(chosen: dict[Sequence, int], preempted: list[Sequence]) -> Plan:
+        decodes: list[Chunk] = []
+        prefills: list[Chunk] = []
+        for sequence, count in chosen.items():
+            draws = count == sequence.remaining
+            chunk = Chunk(sequence, sequence.computed, count, draws)
+            (decodes if count == 1 and draws else prefills).append(chunk)
+        return Plan(tuple(decodes), tuple(prefills), tuple(preempted))

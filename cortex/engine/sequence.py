@@ -1,0 +1,79 @@
+"""A request while the engine works on it. No torch."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from cortex.engine.blocks import block_hash, root_hash
+from cortex.engine.request import FinishReason, Request, TokenLogprob
+
+
+class Status(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@attrs.define(eq=False)
+class Sequence:
+    """Tokens so far, how many of them have valid KV, and the blocks that hold it.
+
+    ``row`` is the sequence's line in the batch's block tables while it runs. ``limit`` is the
+    length in tokens at which it ends. ``seed`` is never None: the engine fills it in.
+    """
+
+    request: Request
+    seed: int
+    limit: int
+    arrival: int
+    tokens: list[int] = attrs.field(init=False)
+    status: Status = Status.WAITING
+    computed: int = 0
+    blocks: list[int] = attrs.field(factory=list)
+    row: int = -1
+    cached_tokens: int | None = None
+    scheduled_at: float | None = None
+    prompt_logprobs: list[TokenLogprob | None] = attrs.field(factory=list)
+    preemptions: int = 0
+    _hashes: list[bytes] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the completion so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens without valid KV; 1 in decode."""
+        return len(self.tokens) - self.computed
+
+    def block_digest(self, index: int, block_size: int) -> bytes:
+        """The hash of full block *index*; kept, since tokens never change."""
+        while len(self._hashes) <= index:
+            parent = self._hashes[-1] if self._hashes else root_hash(self.request.salt)
+            start = len(self._hashes) * block_size
+            self._hashes.append(block_hash(parent, self.tokens[start : start + block_size]))
+        return self._hashes[index]
+
+    def append(self, token: int) -> FinishReason | None:
+        """Take the drawn *token*; the reason when the sequence ends with it."""
+        self.tokens.append(token)
+        request = self.request
+        if (
+            token in request.stop_ids
+            and not request.ignore_eos
+            and self.generated >= request.min_tokens
+        ):
+            return FinishReason.STOP
+        if len(self.tokens) >= self.limit:
+            return FinishReason.LENGTH
+        return None

@@ -1,0 +1,208 @@
+"""The neuron, put together. Everything long-lived is started here, by name, in reading order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+
+import attrs
+import trio
+from prometheus_client import CollectorRegistry
+
+from cortex import __version__
+from cortex.config.neuron import DefaultModel, NeuronConfig
+from cortex.engine.engine import EngineStats
+from cortex.engine.load.checkpoint import CPU_BATCH, CUDA_BATCH
+from cortex.engine.models.registry import ARCHITECTURES
+from cortex.neuron import devices, resident_file
+from cortex.neuron.activation import Activation
+from cortex.neuron.admission import Admission
+from cortex.neuron.api import NeuronApi, render_error, token_guard
+from cortex.neuron.checkpoints import TorchCheckpoints, torch_threads
+from cortex.neuron.device_slot import DeviceSlot, thread_name
+from cortex.neuron.device_thread import DeviceThread
+from cortex.neuron.health import HealthMonitor
+from cortex.neuron.inference import Inference
+from cortex.neuron.ledger import Ledger
+from cortex.neuron.lifecycle import Lifecycle
+from cortex.neuron.metrics import NeuronMetrics, SnapshotCollector
+from cortex.neuron.read_text import read_text
+from cortex.neuron.restart import Restarter, inherited_listener
+from cortex.neuron.sources import Sources
+from cortex.service import logs, metrics
+from cortex.service.edge import make_app
+from cortex.service.serve import listen, serve, url_of
+from cortex.service.stream import Pace
+from cortex.wire import neuron as wire
+
+log = logs.get("neuron")
+
+PACE = Pace(commit_after=float("inf"), keep_alive=2.0, stall=60.0)
+MIB = 1 << 20
+
+
+async def run(
+    config: NeuronConfig,
+    *,
+    stop: Callable[[], Awaitable[None]],
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
+    of the process. Reports the base URL. OSError when the address cannot be had."""
+    devices.pin_device_order(os.environ)
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(inherited_listener(os.environ) or listen(config.listen))
+        # The server closes its socket; a successor of this process needs one that is still open.
+        spare = stack.enter_context(listener.dup())
+        probe, inventory = await trio.to_thread.run_sync(devices.find, devices.system_probes())
+        slots = [_slot(device, config) for device in inventory.devices]
+        monitor = HealthMonitor(probe, inventory.devices)
+        sources = Sources.from_config(config)
+        lifecycle = Lifecycle(
+            slots,
+            sources,
+            TorchCheckpoints(config.max_batch, config.max_batch_tokens),
+            read_text,
+            monitor.free_bytes,
+            config.drain_seconds,
+        )
+        legacy = resident_file.read(config.state_directory)
+        restarter = Restarter(
+            config.state_directory, lifecycle.requests, spare, draining=lambda: lifecycle.draining
+        )
+        lifecycle.on_device_fault = restarter.fault
+        monitor.on_lost = lifecycle.device_lost
+        activation = Activation(lifecycle.load, _wanted(legacy.requests, config.default_models))
+        api = _api(config, lifecycle, slots, monitor, activation, inventory, restarter, listener)
+        async with trio.open_nursery() as nursery:
+            for slot in slots:
+                await nursery.start(slot.thread.run, name=slot.thread.name)
+            await nursery.start(monitor.run, name="health monitor")
+            await nursery.start(lifecycle.run, name="lifecycle")
+            nursery.start_soon(restarter.run, name="restarter")
+            lifecycle.expect(legacy.requests)
+            nursery.start_soon(_activate, activation, lifecycle, config, name="activation")
+            await _serve(api, config, listener, stop, task_status)
+            await _unload_all(lifecycle, config.drain_seconds)
+            nursery.cancel_scope.cancel("the server has drained")
+
+
+def _slot(device: wire.Device, config: NeuronConfig) -> DeviceSlot:
+    """*device* with its thread and its ledger: `memory_fraction` of its memory is given out."""
+    total = int((device.vram_total_mb or 0) * MIB * config.memory_fraction)
+    thread = DeviceThread(thread_name(device), torch_threads(config.threads))
+    return DeviceSlot(device, thread, Ledger(device.index, total))
+
+
+def _wanted(
+    again: Iterable[wire.LoadRequest], defaults: Iterable[DefaultModel]
+) -> list[wire.LoadRequest]:
+    """What to load at start: what a predecessor had, then the configured models."""
+    requests = {request.model_id: request for request in again}
+    for model in defaults:
+        fields = attrs.asdict(model, recurse=False)
+        requests.setdefault(model.model_id, wire.LoadRequest(**fields))
+    return list(requests.values())
+
+
+def _api(
+    config: NeuronConfig,
+    lifecycle: Lifecycle,
+    slots: list[DeviceSlot],
+    monitor: HealthMonitor,
+    activation: Activation,
+    inventory: devices.Inventory,
+    restarter: Restarter,
+    listener: socket.socket,
+) -> NeuronApi:
+    registry = CollectorRegistry()
+    metrics.add_build_info(registry, "neuron_build_info", __version__)
+    on_cuda = any(device.kind == "cuda" for device in inventory.devices)
+    batch = config.max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
+    admission = Admission(batch, config.max_queue_depth)
+
+    def stats() -> Iterable[tuple[str, EngineStats | None]]:
+        return lifecycle.engine_stats()
+
+    def rows() -> Iterable[tuple[int, str, str, int]]:
+        for slot in slots:
+            for model, by_row in slot.ledger.rows().items():
+                for row, size in by_row.items():
+                    yield slot.index, model, row, size
+
+    registry.register(
+        SnapshotCollector(
+            models=lifecycle.models,
+            stats=stats,
+            devices=lambda: monitor.devices,
+            ledger=rows,
+            rejected=lambda model: admission.seats(model).rejected,
+        )
+    )
+    return NeuronApi(
+        lifecycle,
+        Inference(lifecycle, admission, NeuronMetrics(registry), PACE),
+        admission,
+        monitor,
+        activation,
+        devices.discovery(
+            inventory, version=__version__, architectures=tuple(sorted(ARCHITECTURES))
+        ),
+        registry,
+        url_of(listener),
+        lambda: restarter.faulted,
+    )
+
+
+async def _serve(
+    api: NeuronApi,
+    config: NeuronConfig,
+    listener: socket.socket,
+    stop: Callable[[], Awaitable[None]],
+    task_status: trio.TaskStatus[str],
+) -> None:
+    """Serve until *stop*; from then on nothing new is admitted and what runs may end."""
+    app = make_app(
+        "cortex-neuron",
+        api.routes(),
+        render_error=render_error,
+        guard=token_guard(config.token),
+    )
+
+    async def stopping() -> None:
+        await stop()
+        log.info("draining", seconds=config.drain_seconds)
+        api.lifecycle.drain()
+        api.admission.close()
+
+    async with trio.open_nursery() as nursery:
+
+        async def start(*, task_status: trio.TaskStatus[str]) -> None:
+            await serve(
+                app,
+                listener,
+                stop=stopping,
+                drain_seconds=config.drain_seconds,
+                task_status=task_status,
+            )
+
+        url: str = await nursery.start(start)
+        log.info("listening", url=url)
+        task_status.started(url)
+
+
+async def _activate(activation: Activation, lifecycle: Lifecycle, config: NeuronConfig) -> None:
+    """Load what is wanted at start; after that the record of a restart has served."""
+    await activation.run()
+    try:
+        resident_file.settle(config.state_directory)
+    except OSError as exc:
+        log.warning("restart record not removed", cause=logs.cause_chain(exc))
+
+
+async def _unload_all(lifecycle: Lifecycle, seconds: float) -> None:
+    """Free every device, within *seconds*."""
+    with trio.move_on_after(min(seconds, 20.0)):
+        await lifecycle.unload_all()

@@ -1,0 +1,164 @@
+"""Runs the completions of one request: engine events in, parsed output out.
+
+A request may want several completions (``n``, several prompts); each is a request of its own to the
+engine and a task here, and all end together with the request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+import trio
+
+from cortex.engine.request import (
+    FinishReason,
+    FirstToken,
+    Request,
+    RequestFailed,
+    TokenEvent,
+    TokenLogprob,
+)
+from cortex.errors import CortexError, InternalError
+from cortex.neuron.engine_handle import EngineHandle
+from cortex.text.deltas import Delta, OutputParser
+from cortex.wire.neuron import Timings
+
+
+@attrs.frozen
+class Update:
+    """What one engine step brought for one completion. ``finish`` ends it."""
+
+    deltas: tuple[Delta, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    first: FirstToken | None = None
+    finish: str | None = None  # stop, length or tool_calls
+
+
+Sink = Callable[[int, Update], Awaitable[None]]
+
+
+@attrs.define(eq=False)
+class Completion:
+    """One completion under way, and its numbers."""
+
+    index: int
+    request: Request
+    parser: OutputParser
+    clock: Callable[[], float] = time.monotonic
+    added_at: float = 0.0
+    scheduled_at: float = 0.0
+    first_at: float = 0.0
+    last_at: float = 0.0
+    tokens: int = 0
+    cached_tokens: int = 0
+    finish: str | None = None
+
+    async def run(self, engine: EngineHandle, sink: Sink) -> None:
+        """Generate until the end, handing each step's update to *sink* in order."""
+        self.added_at = self.clock()
+        async with engine.stream(self.request) as events:
+            async for batch in events:
+                update = self._take(batch)
+                await sink(self.index, update)
+                if update.finish is not None:
+                    return
+        raise InternalError("the engine ended a completion without saying why")
+
+    def _take(self, batch: Sequence[object]) -> Update:
+        deltas: list[Delta] = []
+        logprobs: list[TokenLogprob] = []
+        first: FirstToken | None = None
+        for event in batch:
+            if isinstance(event, RequestFailed):
+                raise _failure(event.error)
+            assert isinstance(event, TokenEvent)
+            if event.first is not None:
+                first = event.first
+                self._started(first)
+            self.tokens += 1
+            self.last_at = self.clock()
+            # An EOS id ends the completion and is no part of its text.
+            if event.finish is not FinishReason.STOP:
+                deltas += self.parser.feed(event.token)
+                if event.logprob is not None:
+                    logprobs.append(event.logprob)
+            if event.finish is not None or self.parser.matched_stop is not None:
+                deltas += self.parser.finish()
+                self.finish = self._reason(event.finish)
+                break
+        return Update(tuple(deltas), tuple(logprobs), first, self.finish)
+
+    def _started(self, first: FirstToken) -> None:
+        self.cached_tokens = first.cached_tokens
+        self.scheduled_at = first.scheduled_at
+        self.first_at = self.clock()
+
+    def _reason(self, finish: FinishReason | None) -> str:
+        if self.parser.matched_stop is not None:
+            return "stop"
+        if self.parser.tool_calls and finish is not FinishReason.LENGTH:
+            return "tool_calls"
+        return str(finish or FinishReason.STOP)
+
+
+async def run_all(completions: Sequence[Completion], engine: EngineHandle, sink: Sink) -> None:
+    """Run *completions* side by side. The first failure ends them all and is raised as it is."""
+    if len(completions) == 1:
+        await completions[0].run(engine, sink)
+        return
+    failure: CortexError | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            for completion in completions:
+                nursery.start_soon(completion.run, engine, sink)
+    except* CortexError as group:
+        leaf: BaseException = group
+        while isinstance(leaf, BaseExceptionGroup):
+            leaf = leaf.exceptions[0]
+        assert isinstance(leaf, CortexError)
+        failure = leaf
+    if failure is not None:
+        raise failure
+
+
+def usage(prompts: Sequence[int], completions: Sequence[Completion]) -> dict[str, object]:
+    """OpenAI's usage object: each distinct prompt counted once (*prompts* holds their lengths),
+    every completion's tokens, reasoning included."""
+    prompt = sum(prompts)
+    generated = sum(completion.tokens for completion in completions)
+    cached = min(prompt, sum(c.cached_tokens for c in completions[: len(prompts)]))
+    reasoning = sum(completion.parser.reasoning_tokens for completion in completions)
+    body: dict[str, object] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+    if reasoning:
+        body["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return body
+
+
+def timings(completions: Sequence[Completion], prompt_tokens: int) -> Timings:
+    """Where the time went, in milliseconds: of several completions the slowest counts."""
+    queue = max(max(0.0, c.scheduled_at - c.added_at) for c in completions)
+    prefill = max(max(0.0, c.first_at - c.scheduled_at) for c in completions)
+    decode = max(max(0.0, c.last_at - c.first_at) for c in completions)
+    return Timings(
+        queue_ms=round(queue * 1000, 3),
+        prefill_ms=round(prefill * 1000, 3),
+        decode_ms=round(decode * 1000, 3),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=completions[0].cached_tokens,
+        completion_tokens=sum(c.tokens for c in completions),
+    )
+
+
+def _failure(error: Exception) -> CortexError:
+    if isinstance(error, CortexError):
+        return error
+    failure = InternalError("the engine failed on this request")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,283 @@
+"""Serves chat and completion requests: validate, lease, render, admit, run, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from cortex.errors import BadRequest, CortexError
+from cortex.neuron.admission import Admission
+from cortex.neuron.chat_answers import ChatMessage, ChatStream, chat_body
+from cortex.neuron.completion_answers import CompletionShape, CompletionText, TokenTable
+from cortex.neuron.generation import Completion, Update, run_all, timings, usage
+from cortex.neuron.job import Caller, Job, chat_job, completion_job
+from cortex.neuron.lifecycle import Lifecycle
+from cortex.neuron.metrics import NeuronMetrics
+from cortex.neuron.prompt import chat_prompt, completion_prompts
+from cortex.neuron.residents import LoadedModel
+from cortex.service import logs
+from cortex.service.cancellation import is_cancellation
+from cortex.service.http import Answer, HttpRequest, StreamAnswer
+from cortex.service.stream import ClientStalled, Pace, StreamWriter
+from cortex.wire import errors, json, sse
+from cortex.wire.converter import structure
+from cortex.wire.openai import ChatRequest, CompletionRequest
+
+log = logs.get("neuron.request")
+
+Opening = Callable[[], bytes]
+
+
+@attrs.define(eq=False)
+class Inference:
+    """All collaborators belong to the application. *created* gives Unix seconds."""
+
+    lifecycle: Lifecycle
+    admission: Admission
+    metrics: NeuronMetrics
+    pace: Pace
+    created: Callable[[], float] = time.time
+
+    async def chat(self, request: HttpRequest) -> Answer | StreamAnswer:
+        asked = structure(json.load_object(request.body), ChatRequest)
+        _supported(asked)
+        if asked.stream:
+            return await self._streamed(
+                request, asked.model, lambda w: self._chat_stream(w, request, asked)
+            )
+        with self.lifecycle.lease(asked.model) as model:
+            job = chat_job(model, asked, await chat_prompt(model.text, asked), _caller(request))
+            logprobs = bool(asked.logprobs)
+            messages = [ChatMessage(model.text.tokenizer, logprobs) for _ in job.completions]
+
+            async def collect(index: int, update: Update) -> None:
+                messages[index].add(update)
+
+            with self._running(model, job):
+                await run_all(job.completions, model.engine, collect)
+            choices = [
+                message.choice(completion)
+                for message, completion in zip(messages, job.completions, strict=True)
+            ]
+            return Answer(
+                json.dumps(
+                    chat_body(
+                        job.id,
+                        asked.model,
+                        int(self.created()),
+                        choices,
+                        usage(job.prompt_tokens, job.completions),
+                        timings(job.completions, sum(job.prompt_tokens)),
+                    )
+                )
+            )
+
+    async def completions(self, request: HttpRequest) -> Answer | StreamAnswer:
+        asked = structure(json.load_object(request.body), CompletionRequest)
+        if asked.stream:
+            return await self._streamed(
+                request, asked.model, lambda w: self._completion_stream(w, request, asked)
+            )
+        with self.lifecycle.lease(asked.model) as model:
+            job = completion_job(
+                model, asked, await completion_prompts(model.text, asked), _caller(request)
+            )
+            texts = [_completion_text(model, asked, c) for c in job.completions]
+
+            async def collect(index: int, update: Update) -> None:
+                texts[index].take(update)
+
+            with self._running(model, job):
+                await run_all(job.completions, model.engine, collect)
+            shape = CompletionShape(job.id, asked.model, int(self.created()))
+            choices = [
+                text.choice("".join(text.parts), completion)
+                for text, completion in zip(texts, job.completions, strict=True)
+            ]
+            body = shape.body(
+                choices,
+                usage(job.prompt_tokens, job.completions),
+                timings(job.completions, sum(job.prompt_tokens)),
+            )
+            return Answer(json.dumps(body))
+
+    # Streams
+
+    async def _streamed(
+        self,
+        request: HttpRequest,
+        model: str,
+        produce: Callable[[_Openable], Awaitable[None]],
+    ) -> StreamAnswer:
+        """Run *produce* in the request's nursery; its failure is a status until it has opened the
+        stream, an error event after that."""
+
+        async def pump(*, task_status: trio.TaskStatus[StreamAnswer]) -> None:
+            holder = _Openable(self.pace, task_status)
+            with holder.writer:
+                try:
+                    await _produce(holder, produce)
+                except (ClientStalled, trio.BrokenResourceError):
+                    self.metrics.aborted(model)
+
+        answer: StreamAnswer = await request.nursery.start(pump)
+        return answer
+
+    async def _chat_stream(
+        self, stream: _Openable, request: HttpRequest, asked: ChatRequest
+    ) -> None:
+        with self.lifecycle.lease(asked.model) as model:
+            caller = _caller(request)
+            job = chat_job(model, asked, await chat_prompt(model.text, asked), caller)
+            shape = ChatStream(
+                job.id,
+                asked.model,
+                int(self.created()),
+                model.text.tokenizer,
+                logprobs=bool(asked.logprobs),
+                include_usage=asked.include_usage,
+                prompt_tokens=sum(job.prompt_tokens),
+                early_usage=caller.by_gateway,
+            )
+
+            async def send(index: int, update: Update) -> None:
+                await stream.writer.write(shape.update(index, update))
+
+            with self._running(model, job):
+                await stream.open(shape.opening(len(job.completions)))
+                await run_all(job.completions, model.engine, send)
+            frames = b"".join(shape.finish(c, t) for c, t in _with_timings(job))
+            await stream.writer.write(frames + shape.end(usage(job.prompt_tokens, job.completions)))
+
+    async def _completion_stream(
+        self, stream: _Openable, request: HttpRequest, asked: CompletionRequest
+    ) -> None:
+        with self.lifecycle.lease(asked.model) as model:
+            prompts = await completion_prompts(model.text, asked)
+            job = completion_job(model, asked, prompts, _caller(request))
+            shape = CompletionShape(job.id, asked.model, int(self.created()), asked.include_usage)
+            texts = [_completion_text(model, asked, c) for c in job.completions]
+
+            async def send(index: int, update: Update) -> None:
+                text = texts[index].take(update)
+                if text or texts[index].entries:
+                    await stream.writer.write(shape.chunk(texts[index].choice(text, None)))
+
+            with self._running(model, job):
+                await stream.open(b"")
+                await run_all(job.completions, model.engine, send)
+            frames = b"".join(
+                shape.chunk(texts[c.index].choice("", c), t) for c, t in _with_timings(job)
+            )
+            await stream.writer.write(frames + shape.end(usage(job.prompt_tokens, job.completions)))
+
+    @contextmanager
+    def _running(self, model: LoadedModel, job: Job) -> Iterator[None]:
+        """Seats for *job*, and its one log line and metrics, however it ends."""
+        with self.admission.admit(model.model_id, len(job.completions)):
+            started = trio.current_time()
+            end = "complete"
+            try:
+                yield
+                end = str(job.completions[0].finish)
+            except BaseException as exc:
+                if is_cancellation(exc):
+                    end = "client_gone"
+                    self.metrics.aborted(model.model_id)
+                else:
+                    end = type(exc).__name__
+                    self.metrics.failed(model.model_id, end)
+                raise
+            finally:
+                self.metrics.ended(model.model_id, job)
+                log.info(
+                    "request",
+                    model=model.model_id,
+                    end=end,
+                    seconds=round(trio.current_time() - started, 3),
+                    prompt=sum(job.prompt_tokens),
+                    completion=sum(c.tokens for c in job.completions),
+                )
+
+
+class _Openable:
+    """A stream whose first bytes are known only once the request has been admitted."""
+
+    def __init__(self, pace: Pace, task_status: trio.TaskStatus[StreamAnswer]) -> None:
+        self._opening = b""
+        self.writer = StreamWriter(pace, lambda: self._opening, lambda: sse.KEEP_ALIVE, task_status)
+
+    async def open(self, opening: bytes) -> None:
+        """The request is admitted: send the status and *opening*."""
+        self._opening = opening
+        await self.writer.commit()
+
+
+async def _produce(stream: _Openable, produce: Callable[[_Openable], Awaitable[None]]) -> None:
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_alive, stream.writer)
+            await produce(stream)
+            nursery.cancel_scope.cancel("the stream has ended")
+    except* (CortexError, ClientStalled, trio.BrokenResourceError) as group:
+        failure = group
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+    if failure is None:
+        return
+    if not isinstance(failure, CortexError) or not stream.writer.committed.is_set():
+        raise failure
+    log.warning("stream failed", cause=logs.cause_chain(failure))
+    await stream.writer.write(errors.frame(failure))
+
+
+async def _keep_alive(writer: StreamWriter) -> None:
+    """Comments once the stream is open; before that a failure is still a status."""
+    await writer.committed.wait()
+    await writer.fill_silence()
+
+
+def _with_timings(job: Job) -> list[tuple[Completion, Any]]:
+    """The completions, the last one with the timings of all."""
+    last = timings(job.completions, sum(job.prompt_tokens))
+    return [(c, last if c is job.completions[-1] else None) for c in job.completions]
+
+
+def _completion_text(
+    model: LoadedModel, asked: CompletionRequest, completion: Completion
+) -> CompletionText:
+    tokenizer, prompt = model.text.tokenizer, completion.request.prompt
+    echo = tokenizer.decode(prompt) if asked.echo else None
+    return CompletionText(completion.index, prompt, TokenTable(tokenizer, asked.logprobs), echo)
+
+
+def _caller(request: HttpRequest) -> Caller:
+    return Caller.from_headers(request.headers)
+
+
+def _supported(asked: ChatRequest) -> None:
+    """Refuse what this build would silently not do."""
+    if asked.response_format is not None and asked.response_format.type != "text":
+        raise BadRequest(
+            "structured output is not supported by this build",
+            param="response_format",
+            code="unsupported_value",
+        )
+    if asked.structured:
+        raise BadRequest(
+            "structured output is not supported by this build",
+            param="structured",
+            code="unsupported_value",
+        )
+    if asked.tool_choice == "required" or isinstance(asked.tool_choice, dict):
+        raise BadRequest(
+            "a tool call cannot be forced by this build; tool_choice may be auto or none",
+            param="tool_choice",
+            code="unsupported_value",
+        )

@@ -1,0 +1,169 @@
+"""From a request's messages or prompt to token ids.
+
+Rendering and tokenising run in a worker thread: a template is untrusted code and a long prompt
+takes tens of milliseconds, which other streams must not wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from cortex.errors import BadRequest, TemplateError
+from cortex.neuron.model_text import ModelText
+from cortex.neuron.params import thinking_kwargs
+from cortex.text.deltas import OutputParser
+from cortex.wire.openai import (
+    ChatRequest,
+    CompletionRequest,
+    MediaPart,
+    Message,
+    TextPart,
+    TokenizeRequest,
+    Tool,
+)
+
+RENDER_SECONDS = 30.0
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Prompt:
+    """A prompt's ids, and whether it ends within reasoning."""
+
+    ids: tuple[int, ...]
+    in_reasoning: bool = False
+
+
+async def chat_prompt(text: ModelText, request: ChatRequest | TokenizeRequest) -> Prompt:
+    """The prompt for *request*'s messages. `BadRequest` and `TemplateError` name what is wrong."""
+    if text.template is None:
+        raise BadRequest("this model has no chat template: use /v1/completions", param="messages")
+    messages = [_message(m, i) for i, m in enumerate(request.messages or ())]
+    tools = offered_tools(request.tools, request.tool_choice)
+    final = bool(request.continue_final_message)
+    if final and (not messages or messages[-1]["role"] != "assistant"):
+        raise BadRequest(
+            "continue_final_message needs an assistant message at the end",
+            param="continue_final_message",
+        )
+    adding = request.add_generation_prompt
+    template = text.template
+
+    def render() -> list[int]:
+        return template.encode_chat(
+            messages,
+            tools=tools,
+            add_generation_prompt=not final if adding is None else adding and not final,
+            continue_final_message=final,
+            kwargs=thinking_kwargs(request.chat_template_kwargs, request.reasoning_effort),
+        )
+
+    ids = tuple(await _in_thread(render))
+    if not ids:
+        raise BadRequest("the messages render to an empty prompt", param="messages")
+    opened = text.markers is not None and text.markers.left_open(ids)
+    return Prompt(ids, opened)
+
+
+async def completion_prompts(text: ModelText, request: CompletionRequest) -> list[Prompt]:
+    """One prompt for each that *request* holds; ids are checked against the vocabulary."""
+    given: Any = request.prompt
+    several = isinstance(given, tuple) and not isinstance(given[0], int)
+    prompts = given if several else (given,)
+
+    def encode() -> list[Prompt]:
+        return [Prompt(_ids(text, each, index)) for index, each in enumerate(prompts)]
+
+    return await _in_thread(encode)
+
+
+async def plain_prompt(text: ModelText, prompt: str) -> Prompt:
+    return Prompt(tuple(await _in_thread(lambda: text.tokenizer.encode_completion(prompt))))
+
+
+def offered_tools(tools: tuple[Tool, ...] | None, choice: Any) -> list[dict[str, Any]] | None:
+    """The function tools for the template; none where the request forbids calls."""
+    if choice == "none":
+        return None
+    functions = [
+        {
+            "type": "function",
+            "function": attrs.asdict(tool.function, filter=lambda field, value: value is not None),
+        }
+        for tool in tools or ()
+        if tool.function is not None
+    ]
+    return functions or None
+
+
+def output_parser(text: ModelText, request: ChatRequest, prompt: Prompt) -> OutputParser:
+    """The parser for one completion of *request*."""
+    tools = offered_tools(request.tools, request.tool_choice)
+    return OutputParser(
+        text.tokenizer,
+        stops=request.stops,
+        reasoning=text.markers,
+        in_reasoning=prompt.in_reasoning,
+        tools=text.tool_format if tools else None,
+    )
+
+
+def _ids(text: ModelText, prompt: Any, index: int) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        ids = tuple(text.tokenizer.encode_completion(prompt))
+    else:
+        ids = prompt
+        size = text.tokenizer.vocab_size
+        if any(not 0 <= token < size for token in ids):
+            raise BadRequest(f"prompt: token ids must be below {size}", param="prompt")
+    if not ids:
+        raise BadRequest("the prompt is empty", param=f"prompt[{index}]")
+    return ids
+
+
+def _message(message: Message, index: int) -> dict[str, Any]:
+    """*message* as a dictionary for the template, with only the keys it has."""
+    out: dict[str, Any] = {"role": message.role, "content": _text(message, index)}
+    if message.name is not None:
+        out["name"] = message.name
+    if message.tool_calls:
+        out["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": call.function.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        out["tool_call_id"] = message.tool_call_id
+    reasoning = message.reasoning_content or message.reasoning
+    if reasoning:
+        out["reasoning_content"] = reasoning
+    return out
+
+
+def _text(message: Message, index: int) -> str | None:
+    content = message.content
+    if content is None or isinstance(content, str):
+        return content
+    texts: list[str] = []
+    for number, part in enumerate(content):
+        if isinstance(part, MediaPart):
+            path = f"messages[{index}].content[{number}]"
+            raise BadRequest(f"{path}: this model takes text only, not {part.kind}", param=path)
+        assert isinstance(part, TextPart)
+        texts.append(part.text)
+    return "\n".join(texts)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """*work*'s result from a worker thread; a client that leaves does not wait for it."""
+    with trio.move_on_after(RENDER_SECONDS):
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+    raise TemplateError(f"the prompt was not rendered within {RENDER_SECONDS:g} s")

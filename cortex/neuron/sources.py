@@ -1,0 +1,84 @@
+"""Where models' files come from: the package's demonstration model, a local directory, or a hub.
+
+``source`` is ``[scheme:]place`` and defaults to the model's id. A place that begins with ``/``,
+``./``, ``../`` or ``~/`` is a directory of this machine; ``demo`` is the demonstration model;
+anything else is ``org/name`` on the hub.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, Protocol
+
+import attrs
+import trio
+
+from cortex.config.neuron import NeuronConfig, is_local_path
+from cortex.errors import BadRequest, CheckpointError, clip
+from cortex.neuron.jobs import ReportProgress as Progress
+
+DEMO = "demo"
+DEMO_ID = "cortex/demo"
+DEMO_DIRECTORY = Path(__file__).parent / "demo"
+HUB_SCHEMES = frozenset({"huggingface", "hf"})
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+Files = Literal["all", "metadata"]
+
+
+class Hub(Protocol):
+    """Repositories of models, through a cache on this machine."""
+
+    async def fetch(self, repository: str, *, progress: Progress, files: Files) -> Path:
+        """The directory with *repository*'s files, fetched where the cache lacks them."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Sources:
+    """Resolves a load's source to a directory."""
+
+    hub: Hub
+
+    @classmethod
+    def from_config(cls, config: NeuronConfig) -> Sources:
+        from cortex.neuron.hub import HuggingFaceHub
+
+        return cls(HuggingFaceHub.from_config(config))
+
+    async def resolve(
+        self, source: str | None, model_id: str, *, progress: Progress, files: Files
+    ) -> Path:
+        """The directory with the model's files; ``metadata`` leaves the weights out.
+
+        `BadRequest` for a source that means nothing, `CheckpointError` when there is no such
+        model, `SourceUnavailable` when it cannot be reached now.
+        """
+        place = source or model_id
+        if place in (DEMO, DEMO_ID):
+            return DEMO_DIRECTORY
+        if is_local_path(place):
+            return await _directory(place)
+        scheme, colon, rest = place.partition(":")
+        if colon:
+            if scheme not in HUB_SCHEMES:
+                raise BadRequest(f"there is no source scheme '{clip(scheme)}'", param="source")
+            place = rest
+        if not _REPOSITORY.fullmatch(place) or ".." in place:
+            raise BadRequest(
+                f"'{clip(place)}' is no model source: org/name, a path or {DEMO}", param="source"
+            )
+        return await self.hub.fetch(place, progress=progress, files=files)
+
+
+async def _directory(place: str) -> Path:
+    def find() -> Path | None:
+        path = Path(place).expanduser()
+        return path.resolve() if path.is_dir() else None
+
+    path = await trio.to_thread.run_sync(find)
+    if path is None:
+        raise CheckpointError(f"there is no directory {clip(place)}", param="source")
+    return path

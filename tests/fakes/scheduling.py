@@ -1,0 +1,144 @@
+"""A scheduler driven without a model: KV is what a block's slot was last written with."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cortex.engine.blocks import BlockPool
+from cortex.engine.request import Request, SamplingParams
+from cortex.engine.scheduler import Plan, Scheduler
+from cortex.engine.sequence import Sequence, Status
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class Machine:
+    """Carries plans out and checks, on every step, what must hold of any of them.
+
+    A slot of a block holds the whole prefix that a real one depends on, so that a wrong hit, a
+    block given to two, or a write into a shared one shows.
+    """
+
+    def __init__(
+        self, *, blocks: int, block_size: int, max_batch: int, max_batch_tokens: int
+    ) -> None:
+        self.pool = BlockPool(blocks, block_size)
+        self.scheduler = Scheduler(
+            self.pool, max_batch=max_batch, max_batch_tokens=max_batch_tokens
+        )
+        self.live: dict[str, Sequence] = {}
+        self.finished: list[str] = []
+        self.trace: list[tuple[tuple[str, int, int, bool], ...]] = []
+        self._slots: dict[tuple[int, int], tuple[bytes, tuple[int, ...]]] = {}
+        self._arrivals = 0
+
+    def add(
+        self,
+        prompt: tuple[int, ...],
+        max_tokens: int = 1,
+        *,
+        caller: str = "",
+        priority: int = 0,
+        salt: bytes = b"",
+        sampling: SamplingParams = GREEDY,
+    ) -> Sequence:
+        """A request that is cut to what the pool holds."""
+        limit = min(len(prompt) + max_tokens, self.scheduler.max_tokens)
+        prompt = prompt[: max(1, limit - 1)]
+        request = Request(
+            str(self._arrivals),
+            prompt,
+            sampling,
+            max_tokens,
+            caller=caller,
+            priority=priority,
+            salt=salt,
+        )
+        sequence = Sequence(request, seed=0, limit=max(limit, 2), arrival=self._arrivals)
+        self._arrivals += 1
+        self.live[sequence.id] = sequence
+        self.scheduler.add(sequence)
+        return sequence
+
+    def abort(self, sequence: Sequence) -> None:
+        self.scheduler.finish(self.live.pop(sequence.id))
+        self.check()
+
+    def step(self) -> Plan:
+        """Plan, check, write, draw, commit."""
+        had_work = self.scheduler.has_work
+        plan = self.scheduler.plan()
+        self._check_plan(plan, had_work)
+        for chunk in plan.chunks:
+            self._compute(chunk.sequence, chunk.start, chunk.count)
+        for chunk in plan.chunks:
+            self.scheduler.commit(chunk)
+            if chunk.draws:
+                self._draw(chunk.sequence)
+        self.trace.append(tuple((c.sequence.id, c.start, c.count, c.draws) for c in plan.chunks))
+        self.check()
+        return plan
+
+    def drain(self, limit: int) -> int:
+        """Steps until nobody is left; AssertionError beyond *limit*."""
+        for count in range(limit):
+            if not self.scheduler.has_work:
+                assert not self.live
+                return count
+            self.step()
+        raise AssertionError(f"{len(self.live)} sequences are left after {limit} steps")
+
+    def check(self) -> None:
+        """Whatever happened: counts, rows and blocks agree."""
+        self.pool.check_integrity()
+        running = self.scheduler.running
+        held = Counter(block for sequence in running for block in sequence.blocks)
+        for block in range(self.pool.blocks):
+            assert self.pool.references(block) == held[block]
+        rows = [sequence.row for sequence in running]
+        assert len(set(rows)) == len(rows) <= self.scheduler.max_batch
+        assert all(0 <= row < self.scheduler.max_batch for row in rows)
+        states = Counter(sequence.status for sequence in self.live.values())
+        assert states[Status.RUNNING] == len(running)
+        assert states[Status.WAITING] == len(self.scheduler.waiting)
+        assert states[Status.FINISHED] == 0
+        for sequence in self.live.values():
+            if sequence.status is Status.WAITING:
+                assert (sequence.computed, sequence.blocks, sequence.row) == (0, [], -1)
+        ranks = [(-s.request.priority, s.arrival) for s in running]
+        assert ranks == sorted(ranks)
+
+    def _check_plan(self, plan: Plan, had_work: bool) -> None:
+        assert plan.tokens <= self.scheduler.max_batch_tokens
+        assert (plan.tokens > 0) == had_work, "work without progress, or progress without work"
+        planned = [chunk.sequence for chunk in plan.chunks]
+        assert len(set(planned)) == len(planned)
+        assert not set(planned) & set(plan.preempted)
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            assert sequence.status is Status.RUNNING
+            assert chunk.start == sequence.computed
+            assert 1 <= chunk.count <= sequence.remaining
+            assert chunk.draws == (chunk.count == sequence.remaining)
+            assert self.pool.needed(chunk.start + chunk.count) <= len(sequence.blocks)
+        assert all(chunk.count == 1 and chunk.draws for chunk in plan.decodes)
+        decoding = [s for s in self.scheduler.running if s.remaining == 1]
+        assert set(decoding) <= {chunk.sequence for chunk in plan.decodes}, "decode was delayed"
+
+    def _compute(self, sequence: Sequence, start: int, count: int) -> None:
+        size, salt = self.pool.block_size, sequence.request.salt
+        for position in range(start + count):
+            slot = (sequence.blocks[position // size], position % size)
+            value = (salt, tuple(sequence.tokens[: position + 1]))
+            if position < start:
+                assert self._slots[slot] == value, "what lies in the cache is not its prefix"
+            else:
+                assert self.pool.references(slot[0]) == 1, "a shared block is written"
+                self._slots[slot] = value
+
+    def _draw(self, sequence: Sequence) -> None:
+        token = sum(sequence.tokens) % 3
+        if sequence.append(token) is not None:
+            del self.live[sequence.id]
+            self.finished.append(sequence.id)
+            self.scheduler.finish(sequence)

@@ -1,0 +1,153 @@
+"""The lifecycle with the real engine on the CPU: the seam between this package and the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import trio
+from fakes.checkpoints import write_checkpoint
+
+from cortex.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from cortex.errors import CheckpointError, DeviceOutOfMemory
+from cortex.neuron.checkpoints import TorchCheckpoints, torch_threads
+from cortex.neuron.device_slot import DeviceSlot
+from cortex.neuron.device_thread import DeviceThread
+from cortex.neuron.ledger import Ledger
+from cortex.neuron.lifecycle import Lifecycle
+from cortex.neuron.model_text import ModelText
+from cortex.wire import neuron as wire
+
+MIB = 1 << 20
+
+
+class _Folder:
+    """`Sources` where every model lies in the same folder under its id."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    async def resolve(
+        self, source: str | None, model_id: str, *, progress: Any, files: Literal["all", "metadata"]
+    ) -> Path:
+        await trio.lowlevel.checkpoint()
+        return self.root / (source or model_id)
+
+
+def _no_text(_: Path) -> ModelText:
+    nothing: Any = SimpleNamespace()
+    return ModelText(nothing, None, nothing)
+
+
+@asynccontextmanager
+async def neuron(root: Path, total: int = 256 * MIB) -> AsyncIterator[Lifecycle]:
+    slot = DeviceSlot(
+        wire.Device(0, "cpu", "cpu"),
+        DeviceThread("cpu-dev-0", torch_threads(1)),
+        Ledger(0, total),
+    )
+    lifecycle = Lifecycle((slot,), _Folder(root), TorchCheckpoints(max_batch=8), _no_text)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(slot.thread.run)
+            await nursery.start(lifecycle.run)
+            yield lifecycle
+            nursery.cancel_scope.cancel()
+
+
+def request(name: str, prompt: tuple[int, ...] = (5, 6, 7), max_tokens: int = 12) -> Request:
+    return Request(name, prompt, SamplingParams(temperature=0.0), max_tokens)
+
+
+async def generate(lifecycle: Lifecycle, model: str, name: str) -> list[int]:
+    tokens: list[int] = []
+    with lifecycle.lease(model) as loaded:
+        async with loaded.engine.stream(request(name)) as stream:
+            async for events in stream:
+                for event in events:
+                    assert isinstance(event, TokenEvent)
+                    tokens.append(event.token)
+                    last = event.finish
+    assert last is FinishReason.LENGTH
+    return tokens
+
+
+async def test_two_models_load_serve_side_by_side_and_leave(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a", seed=1)
+    write_checkpoint(tmp_path / "b", seed=2)
+    async with neuron(tmp_path) as lifecycle:
+        estimate = await lifecycle.estimate(wire.LoadRequest("a"))
+        model = await lifecycle.load(wire.LoadRequest("a"))
+        await lifecycle.load(wire.LoadRequest("b"))
+        assert model.limit == wire.Limit(context=256)
+        assert estimate.context == 256
+        assert model.architecture == "Qwen3ForCausalLM"
+        alone = await generate(lifecycle, "a", "alone")
+        results: dict[str, list[int]] = {}
+
+        async def one(model_id: str, name: str) -> None:
+            results[name] = await generate(lifecycle, model_id, name)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(one, "a", f"a{number}")
+                nursery.start_soon(one, "b", f"b{number}")
+        assert all(results[f"a{number}"] == alone for number in range(4))
+        assert all(results[f"b{number}"] == results["b0"] for number in range(4))
+        assert results["b0"] != alone
+        await lifecycle.unload("a")
+        assert [m.id for m in lifecycle.models()] == ["b"]
+
+
+async def test_an_estimate_is_what_is_then_allocated(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a")
+    async with neuron(tmp_path) as lifecycle:
+        estimate = await lifecycle.estimate(wire.LoadRequest("a"))
+        await lifecycle.load(wire.LoadRequest("a"))
+        with lifecycle.lease("a") as loaded:
+            assert loaded.engine.weight_bytes == estimate.rows["weights"]
+            assert loaded.engine.kv_bytes == estimate.rows["kv"]
+            assert loaded.trained_context == estimate.trained_context == 256
+
+
+async def test_a_context_that_is_asked_for_is_the_context(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a")
+    async with neuron(tmp_path) as lifecycle:
+        model = await lifecycle.load(wire.LoadRequest("a", context=100))
+        assert model.limit == wire.Limit(context=100)
+
+
+async def test_a_load_can_be_cancelled_and_done_again(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a")
+    async with neuron(tmp_path) as lifecycle:
+        for _ in range(5):
+            lifecycle.start_load(wire.LoadRequest("a"))
+            await trio.lowlevel.checkpoint()
+            await lifecycle.unload("a")
+            assert lifecycle.models() == ()
+        await lifecycle.load(wire.LoadRequest("a"))
+        assert len(await generate(lifecycle, "a", "r")) == 12
+
+
+async def test_a_broken_checkpoint_fails_alone(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a")
+    broken = write_checkpoint(tmp_path / "broken") / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    async with neuron(tmp_path) as lifecycle:
+        await lifecycle.load(wire.LoadRequest("a"))
+        with pytest.raises(CheckpointError):
+            await lifecycle.load(wire.LoadRequest("broken"))
+        assert len(await generate(lifecycle, "a", "r")) == 12
+
+
+async def test_a_model_too_large_for_the_budget_is_refused_with_numbers(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a")
+    async with neuron(tmp_path, total=64 * 1024) as lifecycle:
+        with pytest.raises(DeviceOutOfMemory) as caught:
+            await lifecycle.load(wire.LoadRequest("a"))
+        assert caught.value.extras["required_mb"] >= 1
+        assert caught.value.extras["free_mb"] == 0
