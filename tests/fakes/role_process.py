@@ -69,15 +69,27 @@ class RoleProcess:
             self._lines.put(line)
         self._lines.put(None)
 
-    def url_when_listening(self, seconds: float) -> str:
-        """Wait for the line that says where the role listens and return the first URL in it."""
+    def wait_for_line(self, pattern: str, seconds: float) -> re.Match[str]:
+        """Wait for an output line in which *pattern* is found and return the match."""
         while True:
             line = self._lines.get(timeout=seconds)
-            assert line is not None, f"ended before it listened:\n{''.join(self.output)}"
+            assert line is not None, f"ended before {pattern!r}:\n{''.join(self.output)}"
             self.output.append(line)
-            found = re.search(r"http://[\d.]+:\d+", line)
-            if "listening" in line and found:
-                return found[0]
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    def url_when_listening(self, seconds: float) -> str:
+        """Wait for the line that says where the role listens and return the first URL in it."""
+        return self.wait_for_line(r"listening.*?(http://[\d.]+:\d+)", seconds).group(1)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit status once the process has ended."""
+        return self._process.wait(timeout=seconds)
 
     def terminate(self, seconds: float) -> int:
         """Send SIGTERM and return the exit status."""

@@ -1,0 +1,131 @@
+"""OpenAI's own SDK against `cortex up`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+
+MODEL = "cortex/demo"
+QUESTION = [{"role": "user", "content": "What is cortex?"}]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def client(up):
+    with openai.OpenAI(base_url=f"{up}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_a_chat_completion_is_whole_and_its_usage_adds_up(client):
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION)
+    choice = answer.choices[0]
+    assert choice.message.content
+    assert (choice.finish_reason, choice.message.role) == ("stop", "assistant")
+    usage = answer.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert answer._request_id
+
+
+def test_a_stream_says_what_the_whole_answer_says(client):
+    whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_the_sdks_accumulating_helper_takes_our_stream(client):
+    with client.chat.completions.stream(model=MODEL, messages=QUESTION, temperature=0) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content
+    assert final.choices[0].finish_reason == "stop"
+
+
+def test_the_async_client_runs_requests_side_by_side(up):
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{up}/v1", api_key="none") as client:
+
+            async def one() -> str:
+                stream = await client.chat.completions.create(
+                    model=MODEL, messages=QUESTION, temperature=0, stream=True, max_tokens=12
+                )
+                parts = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+                return "".join(parts)
+
+            return await asyncio.gather(*(one() for _ in range(6)))
+
+    answers = asyncio.run(ask())
+    assert answers[0]
+    assert len(set(answers)) == 1
+
+
+def test_a_completion_continues_its_prompt(client):
+    answer = client.completions.create(model=MODEL, prompt="Cortex is", max_tokens=5, echo=True)
+    assert answer.choices[0].text.startswith("Cortex is")
+    assert answer.usage.completion_tokens == 5
+
+
+def test_several_choices_and_logprobs(client):
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, n=2, max_tokens=4, logprobs=True, top_logprobs=3
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert len(choice.logprobs.content) == 4
+        assert all(len(entry.top_logprobs) == 3 for entry in choice.logprobs.content)
+
+
+def test_models_are_listed_and_found_by_an_id_with_a_slash(client):
+    assert MODEL in {model.id for model in client.models.list()}
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_errors_are_typed_and_name_what_is_wrong(client):
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="nobody/nothing", messages=QUESTION)
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=3)
+    assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.completions.create(model=MODEL, prompt=[5] * 70_000, max_tokens=1)
+    assert long.value.code == "context_length_exceeded"
+
+
+def test_a_tool_call_comes_back_as_one(client):
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the current weather of a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
+        },
+    }
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[tool],
+        temperature=0,
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls[0].function.name == "get_weather"
