@@ -31,6 +31,8 @@ NO_TORCH = (
 )
 # A busy trio thread otherwise stretches an engine step tenfold (measured); the default is 5 ms.
 SWITCH_INTERVAL = 1e-4
+# After the drain: unloading (20 s) and a client that takes no data (30 s, `service.serve`).
+WEDGED_SECONDS = 60.0
 
 
 def config_option(variable: str) -> Callable[[F], F]:
@@ -132,8 +134,11 @@ def neuron(
         )
     sys.setswitchinterval(SWITCH_INTERVAL)
     from cortex.neuron import app
+    from cortex.neuron.restart import arm_watchdog
 
-    sys.exit(run_role("neuron", partial(app.run, loaded), os.environ))
+    # A device thread may be stuck in its driver for ever; the process must end all the same.
+    hard_exit = partial(arm_watchdog, loaded.drain_seconds + WEDGED_SECONDS)
+    sys.exit(run_role("neuron", partial(app.run, loaded), os.environ, hard_exit))
 
 
 def configured(build: Callable[[], T]) -> T:

@@ -41,15 +41,25 @@ class _Life:
         self.listening = True
 
 
-def run_role(name: str, role: Role, environ: Mapping[str, str]) -> int:
+def _nothing() -> None:
+    pass
+
+
+def run_role(
+    name: str,
+    role: Role,
+    environ: Mapping[str, str],
+    on_stopping: Callable[[], None] = _nothing,
+) -> int:
     """Run *role* until it ends or a signal asks it to; the exit code of the process.
 
-    The first SIGTERM or SIGINT asks it to drain, a second one ends it at once. An exception out of
-    the role is told on stderr, a line for each leaf of a group.
+    The first SIGTERM or SIGINT asks it to drain, a second one ends it at once; *on_stopping* is
+    called when it begins to drain (a role that may wedge arms its hard exit there). What comes out
+    of the role is told on stderr, a line for each leaf of a group.
     """
     life = _Life()
     try:
-        trio.run(partial(_main, role, life, environ))
+        trio.run(partial(_main, role, life, environ, on_stopping))
     except BaseException as exc:
         found = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
         if any(not isinstance(leaf, Exception) for leaf in found):
@@ -58,13 +68,20 @@ def run_role(name: str, role: Role, environ: Mapping[str, str]) -> int:
     return FAILURE if life.forced else OK
 
 
-async def _main(role: Role, life: _Life, environ: Mapping[str, str]) -> None:
+async def _main(
+    role: Role, life: _Life, environ: Mapping[str, str], on_stopping: Callable[[], None]
+) -> None:
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, stopping, life, nursery.cancel_scope)
         if environ.get(PARENT_VARIABLE, "").isdigit():
             nursery.start_soon(_watch_parent, int(environ[PARENT_VARIABLE]), stopping)
-        await role(stop=stopping.wait, task_status=life)
+
+        async def stop() -> None:
+            await stopping.wait()
+            on_stopping()
+
+        await role(stop=stop, task_status=life)
         nursery.cancel_scope.cancel("the role has ended")
 
 

@@ -13,12 +13,14 @@ import math
 from collections.abc import Sequence as Items
 
 import torch
+import torch.nn.functional as F
 
 from cortex.engine.penalties import Penalties
 from cortex.engine.sequence import Sequence
 
 GREEDY_BELOW = 1e-5  # temperatures under it would overflow fp32 and mean greedy anyway
 CANDIDATES = 1024  # sorted first on a CPU; nuclei are rarely larger
+LANE = 512  # tokens whose weights are summed at once
 
 
 def uniform(seed: int, position: int) -> float:
@@ -26,6 +28,27 @@ def uniform(seed: int, position: int) -> float:
     data = (seed % (1 << 64)).to_bytes(8, "little") + position.to_bytes(8, "little")
     digest = hashlib.blake2b(data, digest_size=8, person=b"cortex-draw").digest()
     return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
+
+
+def invert(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Where the cumulative sum of each row passes its number's share of the row's sum.
+
+    ``(rows, vocabulary)`` weights of at least 0 and ``(rows,)`` numbers in [0, 1) to ``(rows,)``
+    indices, never of a weight of 0. In two levels, since a cumulative sum over a vocabulary is not
+    vectorised and costs forty times the sums of its parts.
+    """
+    padded = F.pad(weights, (0, -weights.shape[1] % LANE))
+    lanes = padded.reshape(len(weights), -1, LANE)
+    sums = lanes.sum(-1).double()
+    ends = sums.cumsum(-1)
+    at = numbers[:, None] * ends[:, -1:]
+    lane = torch.searchsorted(ends, at, right=True).clamp_(max=ends.shape[1] - 1)
+    inside = lanes.gather(1, lane[:, :, None].expand(-1, 1, LANE))[:, 0].double().cumsum(-1)
+    rest = at - ends.gather(1, lane) + sums.gather(1, lane)
+    # The two levels are rounded apart: stay within the lane, short of its end.
+    rest = torch.minimum(rest.clamp_(min=0), inside[:, -1:] * (1 - 1e-12))
+    found = torch.searchsorted(inside, rest, right=True)
+    return (lane * LANE + found)[:, 0].clamp_(max=weights.shape[1] - 1)
 
 
 class Sampler:
@@ -104,12 +127,11 @@ class Sampler:
             threshold = threshold.index_copy(
                 0, rows, torch.maximum(threshold.index_select(0, rows), floors)
             )
-        weights = (scaled - best).exp_().masked_fill_(scaled < threshold, 0)
-        mass = weights.cumsum(-1, dtype=torch.float64)
+        # Zeroed by multiplication, which is five times as quick as a masked fill on a CPU.
+        weights = (scaled - best).exp_().mul_(scaled >= threshold)
         numbers = [uniform(s.seed, len(s.tokens)) for s in sequences]
         at = torch.tensor(numbers, dtype=torch.float64).to(self._device, non_blocking=True)
-        drawn = torch.searchsorted(mass, at[:, None] * mass[:, -1:], right=True)
-        return drawn[:, 0].clamp_(max=logits.shape[1] - 1)
+        return invert(weights, at)
 
     def _floors(self, scaled: torch.Tensor, top_k: Items[int], top_p: Items[float]) -> torch.Tensor:
         """``(rows, 1)``: the least logit that top-k, and top-p of what it left, keep."""
@@ -133,8 +155,9 @@ class Sampler:
         limited = torch.tensor([k < size for k in limits]).to(self._device)[:, None]
         floor = best.gather(1, last).masked_fill_(~limited, -math.inf)
         known = torch.tensor([k <= count for k in limits]).to(self._device)[:, None]
-        total = scaled.masked_fill(scaled < floor, -math.inf).logsumexp(-1, keepdim=True)
-        mass = (best - total).exp_().cumsum(-1, dtype=torch.float64)
+        top = best[:, :1]
+        total = (scaled - top).exp_().mul_(scaled >= floor).sum(-1, keepdim=True)
+        mass = (best - top).exp_().div_(total).cumsum(-1, dtype=torch.float64)
         share = torch.tensor(list(top_p), dtype=torch.float64).to(self._device)[:, None]
         # Kept are the best ones up to and with the first whose sum reaches the share.
         kept = (mass < share).sum(-1, keepdim=True)

@@ -101,6 +101,7 @@ class _Response:
     status: int = 0
     complete: bool = False
     head_complete: bool = False
+    reusable: bool = False  # whether the connection may carry another call
     _parts: list[bytes] = attrs.field(factory=list)
     _parser: httptools.HttpResponseParser = attrs.field(init=False)
     _head_bytes: int = 0
@@ -111,10 +112,17 @@ class _Response:
 
     # httptools' callbacks
 
+    def on_message_begin(self) -> None:
+        if self.complete:  # a second answer, to a request that nobody has sent
+            self.reusable = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if not self.complete:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        if self.complete:
+            return
         self.head_complete = True
         self.status = self._parser.get_status_code()
         if "content-length" in self.headers or "transfer-encoding" in self.headers:
@@ -124,17 +132,16 @@ class _Response:
             self.headers.clear()
 
     def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
+        if not self.complete:
+            self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        if self.status >= 200:
+        if self.status >= 200 and not self.complete:
             self.complete = True
+            # Asked now: the parser forgets how the body was delimited once it is past it.
+            self.reusable = not self._until_close and bool(self._parser.should_keep_alive())
 
     # reading
-
-    @property
-    def reusable(self) -> bool:
-        return self.complete and not self._until_close and bool(self._parser.should_keep_alive())
 
     async def head(self) -> None:
         """Read until the head is there. `Refused` when the peer closed without a byte."""
@@ -204,7 +211,7 @@ class PooledUpstream:
     async def __aexit__(self, *exc: object) -> None:
         for connections in self._idle.values():
             for connection in connections:
-                await trio.aclose_forcefully(connection.stream)
+                _close_now(connection)  # without a checkpoint, which might be the last
         self._idle.clear()
 
     @property
@@ -228,12 +235,14 @@ class PooledUpstream:
                 await trio.aclose_forcefully(response.connection.stream)
 
     async def _exchange(self, where: tuple[str, str, int], message: bytes) -> _Response:
-        """Send *message*, on a pooled connection first; one that turns out stale is replaced."""
-        while (connection := self._take(where)) is not None:
+        """Send *message*, on a pooled connection first; one that turns out stale is replaced, once
+        and by a fresh one: a request that makes a neuron hang up must not use up the pool."""
+        connection = self._take(where)
+        if connection is not None:
             try:
                 return await self._ask(connection, message)
             except Refused:
-                continue
+                pass
         return await self._ask(await self._connect(where), message)
 
     async def _ask(self, connection: _Connection, message: bytes) -> _Response:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from cortex.errors import Draining, Overloaded
+from cortex.errors import BadRequest, Draining, Overloaded
 
 
 @attrs.define
@@ -36,12 +36,17 @@ class Admission:
 
     @contextmanager
     def admit(self, model: str, sequences: int) -> Iterator[None]:
-        """Hold *sequences* seats of *model*. `Overloaded` when there are not as many left, even
-        for an idle model; `Draining` after `close`."""
+        """Hold *sequences* seats of *model*. `Overloaded` when there are not as many left,
+        `BadRequest` when there never will be, `Draining` after `close`."""
         if self._closed:
             raise Draining("the neuron is shutting down")
         seats = self._seats.setdefault(model, Seats())
         limit = self.max_running + self.max_waiting
+        if sequences > limit:
+            raise BadRequest(
+                f"{sequences} completions at once are more than the {limit} this neuron takes",
+                param="n",
+            )
         if seats.taken + sequences > limit:
             seats.rejected += 1
             queued = max(0, seats.taken - self.max_running)

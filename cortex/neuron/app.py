@@ -20,7 +20,7 @@ from cortex.neuron import devices, resident_file
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
 from cortex.neuron.api import NeuronApi, render_error, token_guard
-from cortex.neuron.checkpoints import TorchCheckpoints, torch_threads
+from cortex.neuron.checkpoints import TorchCheckpoints, free_torch_memory, torch_threads
 from cortex.neuron.device_slot import DeviceSlot, thread_name
 from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.health import HealthMonitor
@@ -92,7 +92,9 @@ async def run(
 def _slot(device: wire.Device, config: NeuronConfig) -> DeviceSlot:
     """*device* with its thread and its ledger: `memory_fraction` of its memory is given out."""
     total = int((device.vram_total_mb or 0) * MIB * config.memory_fraction)
-    thread = DeviceThread(thread_name(device), torch_threads(config.threads))
+    thread = DeviceThread(
+        thread_name(device), torch_threads(config.threads), free_memory=free_torch_memory
+    )
     return DeviceSlot(device, thread, Ledger(device.index, total))
 
 

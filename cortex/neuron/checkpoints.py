@@ -5,7 +5,8 @@ Everything here blocks. torch is imported when it is first needed, not with this
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -97,22 +98,7 @@ class TorchCheckpoints:
             )
 
         first = estimate(None)
-        fixed = {name: size for name, size in first.rows.items() if name != "kv"}
-        needed = sum(fixed.values())
-        if needed > room.free:
-            raise DeviceOutOfMemory(
-                f"the model needs {mib(needed)} MiB beside its cache, {room.free >> 20} MiB are"
-                " free",
-                extras={"required_mb": mib(needed), "free_mb": room.free >> 20},
-            )
-        budget = kv_budget(
-            kind=room.kind,
-            total=room.total,
-            remaining=room.free - needed,
-            bytes_per_token=first.kv_bytes_per_token,
-            context=min(wish.context or first.trained_context, first.trained_context),
-            explicit_context=wish.context is not None,
-        )
+        budget = _kv_budget(first.rows, first.kv_bytes_per_token, first.trained_context, wish, room)
         second = estimate(budget)
         config = checkpoint.read_config(directory)
         dtype = checkpoint.resolve_dtype(config, torch.device(room.device), wish.dtype)
@@ -150,6 +136,26 @@ class TorchCheckpoints:
         )
 
 
+def _kv_budget(
+    rows: Mapping[str, int], bytes_per_token: int, trained_context: int, wish: Wish, room: Room
+) -> int:
+    """Bytes of cache beside the other *rows*, or `DeviceOutOfMemory`."""
+    needed = sum(size for name, size in rows.items() if name != "kv")
+    if needed > room.free:
+        raise DeviceOutOfMemory(
+            f"the model needs {mib(needed)} MiB beside its cache, {room.free >> 20} MiB are free",
+            extras={"required_mb": mib(needed), "free_mb": room.free >> 20},
+        )
+    return kv_budget(
+        kind=room.kind,
+        total=room.total,
+        remaining=room.free - needed,
+        bytes_per_token=bytes_per_token,
+        context=min(wish.context or trained_context, trained_context),
+        explicit_context=wish.context is not None,
+    )
+
+
 def torch_threads(threads: int | None) -> Callable[[], None]:
     """What a device thread does first: import torch, and give it *threads* cores.
 
@@ -162,3 +168,15 @@ def torch_threads(threads: int | None) -> Callable[[], None]:
         torch.set_num_threads(threads if threads is not None else usable_cores())
 
     return prepare
+
+
+def free_torch_memory() -> None:
+    """Give the memory of dropped tensors back to the device; on the device's own thread.
+
+    torch keeps freed CUDA memory for itself, and then neither another model nor the device's own
+    figures see it.
+    """
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing happens where CUDA is not in use

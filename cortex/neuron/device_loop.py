@@ -71,13 +71,17 @@ def lost_to(name: str, cause: BaseException | None) -> DeviceLost:
 
 @attrs.define(eq=False)
 class DeviceLoop:
-    """Owns the engines of the device *name*."""
+    """Owns the engines of the device *name*.
+
+    *free_memory* is called when tensors were dropped, since allocators keep what they had.
+    """
 
     name: str
     _inbox: Inbox
     _send: Callable[[list[Output]], None]
     _is_fault: Callable[[BaseException], bool] = is_fault
     _clock: Callable[[], float] = time.monotonic
+    _free_memory: Callable[[], None] = lambda: None
     # Set by the host, together with a `Stop` in the inbox, so that a load under way ends too.
     stopping: bool = attrs.field(default=False, init=False)
     _fault: Exception | None = attrs.field(default=None, init=False)
@@ -161,6 +165,8 @@ class DeviceLoop:
         if self._fault is not None:  # a load ends, too, when a step made between its shards faults
             exc = lost_to(self.name, self._fault)
         _let_go_of_tensors(exc)
+        if isinstance(job, Open):
+            self._reclaim()
         self._answer(job, error=exc)
 
     def _answer(self, job: Job, value: Any = None, error: Exception | None = None) -> None:
@@ -215,8 +221,21 @@ class DeviceLoop:
         if engine is None:
             return False
         self._rotation.remove(key)
-        engine.close()
+        try:
+            engine.close()
+        finally:
+            del engine
+            self._reclaim()
         return True
+
+    def _reclaim(self) -> None:
+        """Give dropped tensors' memory back to the device."""
+        if self._fault is None:
+            try:
+                self._free_memory()
+            except Exception as exc:  # what is not given back is merely not free
+                if self._is_fault(exc):
+                    self._poison(exc)
 
     # Steps
 

@@ -73,7 +73,8 @@ class DeviceThread:
     """One device's thread, for the life of the process.
 
     ``name`` is the thread's name, also for the operating system (``cuda-dev-0``). *prepare* runs on
-    the thread before anything else. *on_fault* is called once, in the trio thread, when the device
+    the thread before anything else, *free_memory* whenever an engine was dropped. *on_fault* is
+    called once, in the trio thread, when the device
     has faulted: by then every open engine and every waiting job has been told.
     """
 
@@ -82,6 +83,7 @@ class DeviceThread:
     on_fault: Callable[[Exception], None] = _ignore
     _is_fault: Callable[[BaseException], bool] = is_fault
     _grace: float = GRACE_SECONDS
+    _free_memory: Callable[[], None] = _nothing
     _queue: _Queue = attrs.field(factory=_Queue, init=False)
     _unanswered: dict[Job, Reply | None] = attrs.field(factory=dict, init=False)
     _sinks: dict[int, EngineSink] = attrs.field(factory=dict, init=False)
@@ -99,7 +101,13 @@ class DeviceThread:
         Cancelled, it stops the load or step under way at its next shard or end, answers everything,
         and leaves the thread behind when that takes longer than the grace period.
         """
-        loop = DeviceLoop(self.name, self._queue, self._sender(), self._is_fault)
+        loop = DeviceLoop(
+            self.name,
+            self._queue,
+            self._sender(),
+            self._is_fault,
+            free_memory=self._free_memory,
+        )
         hosting = trio.CancelScope(shield=True)
         try:
             async with trio.open_nursery() as nursery:

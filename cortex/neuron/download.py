@@ -1,19 +1,10 @@
-"""Fetches one blob into the cache, from where the last attempt stopped.
-
-A partial file is named by the blob's etag, so that what it holds is part of exactly those bytes,
-whichever process wrote it. The hash is checked over the whole before the blob gets its name.
-"""
+"""Fetches one blob into the cache, from where the last attempt stopped."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import attrs
 import httpx
@@ -21,16 +12,33 @@ import trio
 
 from cortex.errors import CheckpointError, SourceUnavailable, clip
 from cortex.neuron.hub_files import RemoteFile
+from cortex.neuron.partial_file import PartialFile, is_there
 from cortex.service import logs
 
-SUFFIX = ".cortex-partial"
-ATTEMPTS = 5
-BACK_OFF_SECONDS = 2.0  # doubled after each attempt that brought nothing
-CHUNK = 1 << 20
-LOCK_POLL_SECONDS = 1.0
-ORPHAN_SECONDS = 7 * 24 * 3600.0
+ATTEMPTS = 5  # in a row that came no further
+WRITE_BYTES = 1 << 20
+REFUSALS = {
+    401: "it wants a token: set HF_TOKEN",
+    403: "this token may not have it (gated models: accept the terms on the hub)",
+    404: "it is not there",
+    410: "it is gone",
+}
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
 log = logs.get("neuron.download")
+
+
+@attrs.frozen
+class Patience:
+    """Seconds. ``read`` bounds the wait for the next bytes, ``back_off`` is doubled after each
+    attempt that brought nothing, ``lock_poll`` is between two looks at another's lock."""
+
+    listing: float = 20.0
+    connect: float = 10.0
+    read: float = 60.0
+    back_off: float = 2.0
+    lock_poll: float = 1.0
 
 
 class _Interrupted(Exception):
@@ -40,135 +48,121 @@ class _Interrupted(Exception):
 @attrs.frozen(eq=False)
 class Downloader:
     """*client* follows redirects and bounds each read; *advance* gets bytes as they are stored,
-    negative ones when they turned out wrong."""
+    negative ones when they turned out wrong. One that returned has advanced by the file's size."""
 
     client: httpx.AsyncClient
     advance: Callable[[int], None]
+    patience: Patience = attrs.field(factory=Patience)
 
     async def fetch(self, url: str, file: RemoteFile, blob: Path) -> None:
         """Make *blob* hold *file*. `SourceUnavailable` when it cannot be had now,
-        `CheckpointError` when the server does not have what it announced."""
-        partial = blob.with_name(blob.name + SUFFIX)
-        await trio.to_thread.run_sync(_make_parent, blob)
-        handle = await self._lock(partial, blob)
-        if handle is None:  # another process has fetched it meanwhile
+        `CheckpointError` when the server does not have what it announced, `OSError` from the disk.
+        """
+        partial = await self._lock(file, blob)
+        if partial is None:
             self.advance(file.size)
             return
-        with handle:
-            held = min(os.fstat(handle.fileno()).st_size, file.size)
-            self.advance(held)
-            await self._complete(url, file, handle, held)
-            await trio.to_thread.run_sync(_verify, handle, file)
-            await trio.to_thread.run_sync(_publish, handle, partial, blob)
+        with partial:
+            self.advance(partial.held)
+            while True:
+                resumed = partial.held > 0
+                await self._complete(url, partial)
+                if await trio.to_thread.run_sync(partial.matches, trio.from_thread.check_cancelled):
+                    break
+                await self._empty(partial)
+                if not resumed:
+                    raise SourceUnavailable(f"{clip(file.name)} arrived damaged")
+                log.warning("partial file was damaged", file=file.name)
+            await trio.to_thread.run_sync(partial.publish)
 
-    async def _complete(self, url: str, file: RemoteFile, handle: BinaryIO, held: int) -> None:
-        attempt, pause = 0, BACK_OFF_SECONDS
-        while held < file.size:
-            before = held
-            try:
-                held = await self._transfer(url, file, handle, held)
-            except (httpx.HTTPError, _Interrupted) as exc:
-                held = os.fstat(handle.fileno()).st_size
-                attempt = 1 if held > before else attempt + 1
-                pause = BACK_OFF_SECONDS if held > before else pause * 2
-                if attempt >= ATTEMPTS:
-                    raise SourceUnavailable(f"{file.name} cannot be fetched: {clip(exc)}") from exc
-                log.warning("transfer interrupted", file=file.name, held=held, retry=pause)
-                await trio.sleep(pause)
-
-    async def _transfer(self, url: str, file: RemoteFile, handle: BinaryIO, held: int) -> int:
-        headers = {"accept-encoding": "identity"}
-        if held:
-            headers["range"] = f"bytes={held}-"
-        async with self.client.stream("GET", url, headers=headers) as response:
-            if response.status_code == 416:  # what we hold is not a beginning of it
-                handle.truncate(0)
-                self.advance(-held)
-                raise _Interrupted("the server refused to go on")
-            if response.status_code in (401, 403, 404, 410):
-                raise CheckpointError(f"{file.name}: the hub answered {response.status_code}")
-            if response.status_code not in (200, 206):
-                raise _Interrupted(f"the hub answered {response.status_code}")
-            if response.status_code == 200 and held:  # it sends all from the start
-                handle.truncate(0)
-                self.advance(-held)
-                held = 0
-            handle.seek(held)
-            async for data in response.aiter_raw(CHUNK):
-                held += len(data)
-                if held > file.size:
-                    raise CheckpointError(f"{file.name} is longer than announced")
-                await trio.to_thread.run_sync(handle.write, data)
-                self.advance(len(data))
-        if held < file.size:
-            raise _Interrupted(f"the transfer ended at {held} of {file.size} bytes")
-        return held
-
-    async def _lock(self, partial: Path, blob: Path) -> BinaryIO | None:
-        """The partial file, open and ours alone; None when *blob* is there."""
-        while True:
-            if await trio.to_thread.run_sync(blob.exists):
-                return None
-            handle = await trio.to_thread.run_sync(_open_locked, partial)
-            if handle is not None:
-                return handle
-            await trio.sleep(LOCK_POLL_SECONDS)
-
-
-@contextmanager
-def _closing_on_error(handle: BinaryIO) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        handle.close()
-        raise
-
-
-def _make_parent(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _open_locked(partial: Path) -> BinaryIO | None:
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
-    handle = os.fdopen(descriptor, "r+b", buffering=0)
-    with _closing_on_error(handle):  # type: ignore[arg-type]
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-            return None
-        # Its owner may have given it its final name between our opening and our locking.
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(partial).st_ino == os.fstat(descriptor).st_ino:
-                return handle  # type: ignore[return-value]
-        handle.close()
+    async def _lock(self, file: RemoteFile, blob: Path) -> PartialFile | None:
+        """The partial file, ours alone; None when *blob* is there."""
+        while not await trio.to_thread.run_sync(is_there, blob, file):
+            partial = await trio.to_thread.run_sync(PartialFile.lock, blob, file)
+            if partial is None:
+                await trio.sleep(self.patience.lock_poll)
+                continue
+            # Another may have published between our look at the blob and our lock.
+            if not is_there(blob, file):
+                return partial
+            with partial:
+                partial.discard()
         return None
 
+    async def _complete(self, url: str, partial: PartialFile) -> None:
+        furthest, fruitless, pause = partial.held, 0, self.patience.back_off
+        while partial.held < partial.file.size:
+            try:
+                await self._transfer(url, partial)
+            except (httpx.HTTPError, _Interrupted) as exc:
+                name, cause = clip(partial.file.name), clip(str(exc) or type(exc).__name__)
+                if partial.held > furthest:
+                    furthest, fruitless, pause = partial.held, 0, self.patience.back_off
+                fruitless += 1
+                if fruitless >= ATTEMPTS:
+                    raise SourceUnavailable(f"{name} cannot be fetched: {cause}") from exc
+                log.warning("transfer interrupted", file=name, held=partial.held, cause=cause)
+                await trio.sleep(pause)
+                pause *= 2
 
-def _verify(handle: BinaryIO, file: RemoteFile) -> None:
-    """Compare the whole with the hash that names it; a wrong one is emptied."""
-    handle.seek(0)
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
-    if not file.sha256:
-        digest.update(b"blob %d\0" % file.size)
-    while data := handle.read(CHUNK):
-        digest.update(data)
-    if digest.hexdigest() != file.etag:
-        handle.truncate(0)
-        raise SourceUnavailable(f"{file.name} arrived damaged; it is fetched again next time")
+    async def _transfer(self, url: str, partial: PartialFile) -> None:
+        file = partial.file
+        headers = {"accept-encoding": "identity"}
+        if partial.held:
+            headers["range"] = f"bytes={partial.held}-"
+        async with self.client.stream("GET", url, headers=headers) as response:
+            await self._begin(response, partial)
+            await self._store(response, partial)
+        if partial.held < file.size:
+            raise _Interrupted(f"the transfer ended at {partial.held} of {file.size} bytes")
+
+    async def _begin(self, response: httpx.Response, partial: PartialFile) -> None:
+        """Bring *partial* to where *response*'s body begins."""
+        status = response.status_code
+        refuse(partial.file.name, status)
+        if status == 416:  # what we hold is not a beginning of it
+            await self._empty(partial)
+            raise _Interrupted("the hub refused to go on")
+        if status == 200:  # it sends all, from the start
+            await self._empty(partial)
+        elif status == 206:
+            found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+            if found is None or int(found[1]) != partial.held:
+                await self._empty(partial)
+                raise _Interrupted("the hub sent another part than was asked for")
+        else:
+            raise _Interrupted(f"the hub answered {status}")
+
+    async def _store(self, response: httpx.Response, partial: PartialFile) -> None:
+        waiting = bytearray()
+
+        async def flush() -> None:
+            data = bytes(waiting)
+            waiting.clear()
+            if partial.held + len(data) > partial.file.size:
+                await self._empty(partial)
+                raise CheckpointError(f"{clip(partial.file.name)} is longer than announced")
+            await trio.to_thread.run_sync(partial.append, data)
+            self.advance(len(data))
+
+        try:
+            async for data in response.aiter_raw():
+                waiting += data
+                if len(waiting) >= WRITE_BYTES:
+                    await flush()
+        except httpx.HTTPError:
+            await flush()
+            raise
+        await flush()
+
+    async def _empty(self, partial: PartialFile) -> None:
+        held = partial.held
+        if held:
+            await trio.to_thread.run_sync(partial.empty)
+            self.advance(-held)
 
 
-def _publish(handle: BinaryIO, partial: Path, blob: Path) -> None:
-    os.fsync(handle.fileno())
-    partial.replace(blob)
-
-
-def remove_orphans(blobs: Path, now: float) -> int:
-    """Delete partial files that nobody has written to for a week; returns how many."""
-    removed = 0
-    for partial in blobs.glob(f"*{SUFFIX}"):
-        with contextlib.suppress(OSError):
-            if now - partial.stat().st_mtime > ORPHAN_SECONDS:
-                partial.unlink()
-                removed += 1
-    return removed
+def refuse(name: str, status: int) -> None:
+    """Raise `CheckpointError` for a *status* that trying again will not change."""
+    if status in REFUSALS:
+        raise CheckpointError(f"{clip(name)}: the hub answered {status}; {REFUSALS[status]}")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from cortex.engine.request import Event, Request, RequestFailed
+from cortex.engine.request import Event, Request, RequestFailed, TokenEvent
 from cortex.errors import ContextLengthExceeded, CortexError, InternalError, Unavailable
 from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.jobs import Abort, Add, Close, OpenedEngine
+from cortex.neuron.speed import Speed
 from cortex.service import logs
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ class EventStream(trio.abc.ReceiveChannel[list[Event]]):
     the engine or its closing gave. Events that came before are delivered first.
     """
 
-    def __init__(self, send: trio.MemorySendChannel[list[Event]], receive: Any) -> None:
-        self._send = send
-        self._receive: trio.MemoryReceiveChannel[list[Event]] = receive
+    def __init__(self, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        # Unbounded, because what can be in it is bounded by the request's max_tokens.
+        self._send, self._receive = trio.open_memory_channel[list[Event]](math.inf)
         self._error: CortexError | None = None
 
     @property
@@ -102,6 +105,9 @@ class EngineHandle:
     _key: int
     _facts: OpenedEngine
     on_died: Callable[[Exception], None] = _ignore
+    _clock: Callable[[], float] = time.monotonic  # the engine's
+    speed: Speed = attrs.field(factory=Speed, init=False)
+    _stepped_at: float | None = attrs.field(default=None, init=False)  # None: it was idle
     _streams: dict[str, EventStream] = attrs.field(factory=dict, init=False)
     _stats: EngineStats | None = attrs.field(default=None, init=False)
     _closed: CortexError | None = attrs.field(default=None, init=False)
@@ -139,8 +145,7 @@ class EngineHandle:
             raise _too_long(request, self.max_context)
         if request.id in self._streams:
             raise InternalError(f"the request id {request.id} is in use")
-        # Unbounded, because what can be in it is bounded by the request's max_tokens.
-        stream = EventStream(*trio.open_memory_channel[list[Event]](math.inf))
+        stream = EventStream(len(request.prompt))
         self._streams[request.id] = stream
         add = Add(self._key, request)
         self._thread.submit(add, lambda _, error: self._added(request.id, stream, error))
@@ -173,6 +178,7 @@ class EngineHandle:
 
     def deliver(self, events: Sequence[Event], stats: EngineStats) -> None:
         self._stats = stats
+        self._measure(events, stats)
         by_request: dict[str, list[Event]] = {}
         for event in events:
             by_request.setdefault(event.request_id, []).append(event)
@@ -180,6 +186,17 @@ class EngineHandle:
             stream = self._streams.get(request_id)
             if stream is not None:
                 stream.put(its_events)
+
+    def _measure(self, events: Sequence[Event], stats: EngineStats) -> None:
+        now = self._clock()
+        if self._stepped_at is not None:
+            self.speed.decoded(len(events), now - self._stepped_at)
+        self._stepped_at = now if stats.running or stats.waiting else None
+        for event in events:
+            stream = self._streams.get(event.request_id)
+            if stream is not None and isinstance(event, TokenEvent) and event.first is not None:
+                computed = stream.prompt_tokens - event.first.cached_tokens
+                self.speed.prefilled(computed, now - event.first.scheduled_at)
 
     def died(self, error: Exception) -> None:
         log.error("engine failed", exc=error)

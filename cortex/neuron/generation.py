@@ -41,11 +41,13 @@ Sink = Callable[[int, Update], Awaitable[None]]
 
 @attrs.define(eq=False)
 class Completion:
-    """One completion under way, and its numbers."""
+    """One completion under way, and its numbers. ``prompt_only``: its one token, which the engine
+    draws in any case, was not asked for."""
 
     index: int
     request: Request
     parser: OutputParser
+    prompt_only: bool = False
     clock: Callable[[], float] = time.monotonic
     added_at: float = 0.0
     scheduled_at: float = 0.0
@@ -77,6 +79,9 @@ class Completion:
             if event.first is not None:
                 first = event.first
                 self._started(first)
+            if self.prompt_only:
+                self.finish = str(FinishReason.LENGTH)
+                return Update((), first=first, finish=self.finish)
             self.tokens += 1
             self.last_at = self.clock()
             # An EOS id ends the completion and is no part of its text.
@@ -128,7 +133,8 @@ def usage(prompts: Sequence[int], completions: Sequence[Completion]) -> dict[str
     every completion's tokens, reasoning included."""
     prompt = sum(prompts)
     generated = sum(completion.tokens for completion in completions)
-    cached = min(prompt, sum(c.cached_tokens for c in completions[: len(prompts)]))
+    each = len(completions) // len(prompts)  # of one prompt; the first of them paid for it
+    cached = min(prompt, sum(c.cached_tokens for c in completions[::each]))
     reasoning = sum(completion.parser.reasoning_tokens for completion in completions)
     body: dict[str, object] = {
         "prompt_tokens": prompt,

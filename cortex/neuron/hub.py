@@ -8,30 +8,40 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import httpx
 import trio
 
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import CheckpointError, SourceUnavailable, clip
-from cortex.neuron.download import Downloader, remove_orphans
-from cortex.neuron.hub_files import CONFIG, Choice, RemoteFile, choose
+from cortex.errors import BadRequest, CheckpointError, SourceUnavailable, clip
+from cortex.neuron.download import REFUSALS, Downloader, Patience, refuse
+from cortex.neuron.hollow_files import header, write_hollow
+from cortex.neuron.hub_files import (
+    CONFIG,
+    INDEX,
+    SINGLE,
+    Files,
+    RemoteFile,
+    choose_small,
+    choose_weights,
+    shard_names,
+)
+from cortex.neuron.jobs import ReportProgress
+from cortex.neuron.partial_file import HOLLOW, draft_of, is_there, remove_orphans
 from cortex.service import logs
 
-LIST_SECONDS = 20.0
-CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 PARALLEL_FILES = 4
-HEADER_BYTES = 8
-MAX_HEADER = 100 << 20  # of a safetensors file
 REVISION = "main"
+TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as the hub's own tools have it
 
-Files = Literal["all", "metadata"]
-Progress = Callable[[str, int, int], None]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 log = logs.get("neuron.hub")
 
@@ -42,8 +52,9 @@ def cache_directory(config: NeuronConfig, environ: Mapping[str, str] = os.enviro
         return config.hf_cache.expanduser()
     if environ.get("HF_HUB_CACHE"):
         return Path(environ["HF_HUB_CACHE"]).expanduser()
-    home = environ.get("HF_HOME") or "~/.cache/huggingface"
-    return Path(home).expanduser() / "hub"
+    if environ.get("HF_HOME"):
+        return Path(environ["HF_HOME"]).expanduser() / "hub"
+    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
 
 
 class _Offline(Exception):
@@ -56,6 +67,30 @@ class _Listing:
     files: tuple[RemoteFile, ...]
 
 
+@attrs.frozen
+class _Place:
+    """A repository at one commit, here and on the hub."""
+
+    repository: str
+    folder: Path  # of the repository, in the cache
+    commit: str
+
+    @property
+    def snapshot(self) -> Path:
+        return self.folder / "snapshots" / self.commit
+
+    @property
+    def hollow(self) -> Path:
+        """Where the snapshot's small files lie beside weights that have no data."""
+        return self.folder / HOLLOW / self.commit
+
+    def blob(self, file: RemoteFile) -> Path:
+        return self.folder / "blobs" / file.etag
+
+    def missing(self, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+        return [file for file in files if not is_there(self.snapshot / file.name, file)]
+
+
 @attrs.frozen(eq=False)
 class HuggingFaceHub:
     """*endpoint* None means the hub's own; *token* is sent to the hub, never beyond a redirect to
@@ -63,58 +98,86 @@ class HuggingFaceHub:
 
     cache: Path
     endpoint: str | None = None
-    token: str | None = None
+    token: str | None = attrs.field(default=None, repr=False)
     offline: bool = False
+    patience: Patience = attrs.field(factory=Patience)
 
     @classmethod
     def from_config(
         cls, config: NeuronConfig, environ: Mapping[str, str] = os.environ
     ) -> HuggingFaceHub:
-        offline = config.offline or environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON")
         endpoint = config.hub_endpoint or environ.get("HF_ENDPOINT")
         return cls(
             cache_directory(config, environ),
             endpoint.rstrip("/") if endpoint else None,
-            environ.get("HF_TOKEN"),
-            offline,
+            environ.get("HF_TOKEN", "").strip() or None,
+            config.offline or environ.get("HF_HUB_OFFLINE", "").upper() in TRUE,
         )
 
-    async def fetch(self, repository: str, *, progress: Progress, files: Files) -> Path:
+    async def fetch(self, repository: str, *, progress: ReportProgress, files: Files) -> Path:
         """The directory with *repository*'s model. With the hub out of reach: the snapshot in the
-        cache, if it is whole."""
+        cache, if it is whole. *progress* hears "resolve" for the small files and "download" for the
+        weights. `BadRequest`, `CheckpointError` or `SourceUnavailable`; what came is kept then, and
+        on cancellation.
+        """
         progress("resolve", 0, 0)
         folder = self.cache / f"models--{repository.replace('/', '--')}"
         try:
-            listing = await self._list(repository)
-        except _Offline as exc:
-            return await trio.to_thread.run_sync(self._cached, repository, folder, files, exc)
-        choice = choose(repository, listing.files)
-        snapshot = folder / "snapshots" / listing.commit
-        await trio.to_thread.run_sync(remove_orphans, folder / "blobs", time.time())
-        if files == "metadata" and not _has_all(snapshot, choice.weights):
-            return await self._metadata(repository, folder, listing, choice)
-        await self._download(repository, folder, snapshot, choice.small + choice.weights, progress)
-        await trio.to_thread.run_sync(_write_ref, folder, listing.commit)
-        return snapshot
+            try:
+                listing = await self._list(repository)
+            except _Offline as exc:
+                return await trio.to_thread.run_sync(_cached, repository, folder, exc)
+            place = _Place(repository, folder, listing.commit)
+            return await self._fetch(place, listing.files, progress, files)
+        except OSError as exc:
+            raise SourceUnavailable(
+                f"the cache of models cannot be used: {exc.strerror or clip(exc)}"
+            ) from exc
+
+    async def _fetch(
+        self, place: _Place, listed: Sequence[RemoteFile], progress: ReportProgress, files: Files
+    ) -> Path:
+        await trio.to_thread.run_sync(remove_orphans, place.folder, place.commit, time.time())
+        small = choose_small(place.repository, listed)
+        async with self._client() as client:
+            await self._download(client, place, small, partial(progress, "resolve"))
+            index = None
+            if any(file.name == INDEX for file in small):
+                index = await trio.to_thread.run_sync((place.snapshot / INDEX).read_bytes)
+            weights = choose_weights(place.repository, listed, index)
+            missing = await trio.to_thread.run_sync(place.missing, weights)
+            if missing and files == "metadata":
+                await self._hollow(client, place, small, weights)
+                return place.hollow
+            await self._download(client, place, weights, partial(progress, "download"))
+        await trio.to_thread.run_sync(_write_ref, place)
+        return place.snapshot
 
     async def _list(self, repository: str) -> _Listing:
         if self.offline:
             raise _Offline("the neuron is offline by its configuration")
-        with trio.move_on_after(LIST_SECONDS):
+        with trio.move_on_after(self.patience.listing):
             return await trio.to_thread.run_sync(
                 self._list_blocking, repository, abandon_on_cancel=True
             )
-        raise _Offline(f"the hub did not answer within {LIST_SECONDS:g} s")
+        raise _Offline(f"the hub did not answer within {self.patience.listing:g} s")
 
     def _list_blocking(self, repository: str) -> _Listing:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+        )
 
         api = HfApi(endpoint=self.endpoint, token=self.token or False)
         try:
             info = api.model_info(
-                repository, revision=REVISION, files_metadata=True, timeout=LIST_SECONDS
+                repository, revision=REVISION, files_metadata=True, timeout=self.patience.listing
             )
+        except HFValidationError as exc:
+            raise BadRequest(f"the hub allows no name like '{clip(repository)}'") from exc
         except GatedRepoError as exc:
             raise CheckpointError(
                 f"{clip(repository)} is gated: accept its terms and set HF_TOKEN"
@@ -124,97 +187,91 @@ class HuggingFaceHub:
                 f"the hub has no model {clip(repository)}, or shows it to others only"
             ) from exc
         except HfHubHTTPError as exc:
-            raise _Offline(f"the hub answered with an error: {clip(exc, 200)}") from exc
+            status = exc.response.status_code
+            if status in REFUSALS:
+                refuse(repository, status)
+            raise _Offline(f"the hub answered {status}") from exc
         except Exception as exc:  # whatever its HTTP client raises when there is no network
             raise _Offline(f"the hub cannot be reached: {clip(exc, 200)}") from exc
-        if not info.sha:
+        if not info.sha or not _COMMIT.fullmatch(info.sha):
             raise CheckpointError(f"the hub names no commit of {clip(repository)}")
         return _Listing(info.sha, tuple(_remote_files(info.siblings or ())))
 
-    def _cached(self, repository: str, folder: Path, files: Files, cause: Exception) -> Path:
-        """The snapshot that ``main`` last meant here."""
-        with contextlib.suppress(OSError):
-            commit = (folder / "refs" / REVISION).read_text().strip()
-            snapshot = folder / "snapshots" / commit
-            whole = any(snapshot.glob("*.safetensors")) and (snapshot / CONFIG).is_file()
-            if commit and "/" not in commit and whole:
-                log.info("cached snapshot used", repository=repository, cause=cause)
-                return snapshot
-        raise SourceUnavailable(f"{clip(repository)} is not in the cache, and {cause}") from cause
-
     async def _download(
         self,
-        repository: str,
-        folder: Path,
-        snapshot: Path,
-        files: tuple[RemoteFile, ...],
-        progress: Progress,
+        client: httpx.AsyncClient,
+        place: _Place,
+        files: Sequence[RemoteFile],
+        report: Callable[[int, int], None],
     ) -> None:
-        missing = [file for file in files if not (snapshot / file.name).is_file()]
+        missing = await trio.to_thread.run_sync(place.missing, files)
         total = sum(file.size for file in files)
         done = total - sum(file.size for file in missing)
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            progress("download", done, total)
+            report(done, total)
 
         advance(0)
-        limit = trio.CapacityLimiter(PARALLEL_FILES)
-        async with self._client() as client:
-            downloader = Downloader(client, advance)
+        downloader = Downloader(client, advance, self.patience)
 
-            async def one(file: RemoteFile) -> None:
-                blob = folder / "blobs" / file.etag
-                async with limit:
-                    await downloader.fetch(self._url(repository, snapshot.name, file), file, blob)
-                await trio.to_thread.run_sync(_link, snapshot / file.name, blob)
+        async def one(file: RemoteFile) -> None:
+            blob = place.blob(file)
+            await downloader.fetch(self._url(place, file), file, blob)
+            await trio.to_thread.run_sync(_link, place, place.snapshot / file.name, blob)
 
-            await _side_by_side([lambda f=file: one(f) for file in missing])
+        await _side_by_side([partial(one, file) for file in missing])
 
-    async def _metadata(
-        self, repository: str, folder: Path, listing: _Listing, choice: Choice
-    ) -> Path:
-        """A directory with the small files and, in place of the weights, files that have their
-        headers and their sizes but no data: what an estimate needs, for some kilobytes."""
-        snapshot = folder / "snapshots" / listing.commit
-        place = folder / "cortex-headers" / listing.commit
-        await self._download(repository, folder, snapshot, choice.small, lambda *_: None)
-        async with self._client() as client:
+    async def _hollow(
+        self,
+        client: httpx.AsyncClient,
+        place: _Place,
+        small: Sequence[RemoteFile],
+        weights: Sequence[RemoteFile],
+    ) -> None:
+        """Make ``place.hollow`` what an estimate needs, for some kilobytes."""
+        draft = partial(draft_of, place.folder)
 
-            async def one(file: RemoteFile) -> None:
-                target = place / file.name
-                if not target.is_file():
-                    url = self._url(repository, listing.commit, file)
-                    header = await _header(client, url, file)
-                    await trio.to_thread.run_sync(_write_hollow, target, header, file.size)
+        async def one(file: RemoteFile) -> None:
+            target = place.hollow / file.name
+            if not await trio.to_thread.run_sync(is_there, target, file):
+                beginning = await header(client, self._url(place, file), file)
+                await trio.to_thread.run_sync(write_hollow, target, beginning, file.size, draft)
 
-            await _side_by_side([lambda f=file: one(f) for file in choice.weights])
-        for file in choice.small:
-            source = snapshot / file.name
-            await trio.to_thread.run_sync(_link, place / file.name, source)
-        return place
+        await _side_by_side([partial(one, file) for file in weights])
+        for file in small:
+            await trio.to_thread.run_sync(
+                _link, place, place.hollow / file.name, place.snapshot / file.name
+            )
 
     def _client(self) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(self.patience.read, connect=self.patience.connect)
         return httpx.AsyncClient(headers=headers, timeout=timeout, follow_redirects=True)
 
-    def _url(self, repository: str, commit: str, file: RemoteFile) -> str:
+    def _url(self, place: _Place, file: RemoteFile) -> str:
         from huggingface_hub import hf_hub_url
 
         return str(
-            hf_hub_url(repository, file.name, revision=commit, endpoint=self.endpoint or None)
+            hf_hub_url(place.repository, file.name, revision=place.commit, endpoint=self.endpoint)
         )
 
 
-async def _side_by_side(works: list[Callable[[], Any]]) -> None:
-    """Run *works* together; the first failure ends the others and is raised as it is."""
+async def _side_by_side(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run *works* together, a few at a time; the first failure ends the others and is raised as it
+    is."""
+    limit = trio.CapacityLimiter(PARALLEL_FILES)
     failure: BaseException | None = None
+
+    async def limited(work: Callable[[], Awaitable[None]]) -> None:
+        async with limit:
+            await work()
+
     try:
         async with trio.open_nursery() as nursery:
             for work in works:
-                nursery.start_soon(work)
+                nursery.start_soon(limited, work)
     except* Exception as group:
         failure = group
         while isinstance(failure, BaseExceptionGroup):
@@ -229,64 +286,51 @@ def _remote_files(siblings: Any) -> list[RemoteFile]:
         lfs = sibling.lfs
         etag = lfs.sha256 if lfs is not None else sibling.blob_id
         size = lfs.size if lfs is not None else sibling.size
-        if etag and size is not None and str(etag).isalnum():
-            files.append(RemoteFile(sibling.rfilename, int(size), str(etag), lfs is not None))
+        if isinstance(etag, str) and isinstance(size, int):
+            file = RemoteFile(str(sibling.rfilename), size, etag, lfs is not None)
+            if file.is_sound:
+                files.append(file)
     return files
 
 
-async def _header(client: httpx.AsyncClient, url: str, file: RemoteFile) -> bytes:
-    """The header of a safetensors file: its length (8 bytes, little-endian) and its JSON."""
+def _cached(repository: str, folder: Path, cause: Exception) -> Path:
+    """The snapshot that ``main`` last meant here. `SourceUnavailable` unless it is whole."""
+    what = "is not in the cache"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        commit = (folder / "refs" / REVISION).read_text().strip()
+        if _COMMIT.fullmatch(commit):
+            snapshot = _Place(repository, folder, commit).snapshot
+            if _is_whole(snapshot):
+                log.info("cached snapshot used", repository=repository, cause=cause)
+                return snapshot
+            what = "is in the cache only in part"
+    raise SourceUnavailable(f"{clip(repository)} {what}, and {cause}") from cause
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether all is there that the engine reads."""
+    if not (snapshot / CONFIG).is_file():
+        return False
+    if (snapshot / SINGLE).is_file():
+        return True
     try:
-        size = await _range(client, url, 0, HEADER_BYTES)
-        length = int.from_bytes(size, "little")
-        if length > min(MAX_HEADER, file.size):
-            raise CheckpointError(f"{file.name} has no safetensors header")
-        return size + await _range(client, url, HEADER_BYTES, length)
-    except httpx.HTTPError as exc:
-        raise SourceUnavailable(f"{file.name} cannot be read: {clip(exc)}") from exc
+        names = shard_names((snapshot / INDEX).read_bytes())
+    except (FileNotFoundError, CheckpointError):
+        return False
+    return all((snapshot / name).is_file() for name in names)
 
 
-async def _range(client: httpx.AsyncClient, url: str, start: int, length: int) -> bytes:
-    headers = {"range": f"bytes={start}-{start + length - 1}", "accept-encoding": "identity"}
-    async with client.stream("GET", url, headers=headers) as response:
-        if response.status_code != 206:
-            raise SourceUnavailable(f"the hub answered {response.status_code} to a range")
-        data = bytearray()
-        async for chunk in response.aiter_raw():
-            data += chunk
-            if len(data) >= length:
-                break
-    if len(data) < length:
-        raise SourceUnavailable("the hub sent less than the range asked for")
-    return bytes(data[:length])
-
-
-def _has_all(snapshot: Path, files: tuple[RemoteFile, ...]) -> bool:
-    return all((snapshot / file.name).is_file() for file in files)
-
-
-def _link(name: Path, blob: Path) -> None:
-    """Make *name* a relative link to *blob*, in place of what may be there."""
+def _link(place: _Place, name: Path, target: Path) -> None:
+    """Make *name* a relative link to *target*, in place of what may be there."""
     name.parent.mkdir(parents=True, exist_ok=True)
-    draft = name.with_name(f".{name.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
-    draft.symlink_to(os.path.relpath(blob, name.parent))
+    draft = draft_of(place.folder)
+    draft.symlink_to(os.path.relpath(target, name.parent))
     draft.replace(name)
 
 
-def _write_hollow(target: Path, header: bytes, size: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(header)
-        file.truncate(size)
-    draft.replace(target)
-
-
-def _write_ref(folder: Path, commit: str) -> None:
-    ref = folder / "refs" / REVISION
+def _write_ref(place: _Place) -> None:
+    ref = place.folder / "refs" / REVISION
     ref.parent.mkdir(parents=True, exist_ok=True)
-    draft = ref.with_name(f".{ref.name}.{os.getpid()}")
-    draft.write_text(commit)
+    draft = draft_of(place.folder)
+    draft.write_text(place.commit)
     draft.replace(ref)

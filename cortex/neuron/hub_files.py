@@ -1,20 +1,25 @@
-"""Which files of a repository make a model. Pure."""
+"""Which files of a repository make a model, as the engine reads them. Pure."""
 
 from __future__ import annotations
 
+import json
 import posixpath
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import attrs
 
 from cortex.errors import CheckpointError, clip
 
+Files = Literal["all", "metadata"]
+
 CONFIG = "config.json"
+SINGLE = "model.safetensors"  # the engine prefers it to shards
 INDEX = "model.safetensors.index.json"
 SMALL = frozenset(
     {
         CONFIG,
-        INDEX,
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -24,6 +29,10 @@ SMALL = frozenset(
     }
 )
 MAX_SMALL_BYTES = 256 << 20
+MAX_SHARDS = 10_000
+
+_SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}\.safetensors")
+_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
 @attrs.frozen
@@ -36,41 +45,54 @@ class RemoteFile:
     etag: str
     sha256: bool
 
-
-@attrs.frozen
-class Choice:
-    """What to fetch: the small files first, then the weights."""
-
-    small: tuple[RemoteFile, ...]
-    weights: tuple[RemoteFile, ...]
+    @property
+    def is_sound(self) -> bool:
+        """Whether the etag is a hash and the size a size."""
+        pattern = _SHA256 if self.sha256 else _SHA1
+        return self.size >= 0 and pattern.fullmatch(self.etag) is not None
 
 
-def choose(repository: str, files: Sequence[RemoteFile]) -> Choice:
-    """The files of a safetensors model. `CheckpointError` when there are none, saying what is
-    there instead."""
-    by_name = {file.name: file for file in files if _harmless(file.name)}
-    small = tuple(by_name[name] for name in sorted(SMALL & by_name.keys()))
-    for file in small:
-        if file.size > MAX_SMALL_BYTES:
-            raise CheckpointError(f"{repository}: {file.name} is absurdly large")
-    weights = tuple(
-        file
-        for name, file in sorted(by_name.items())
-        if "/" not in name
-        and name.endswith(".safetensors")
-        and (INDEX in by_name or name == "model.safetensors" or "model.safetensors" not in by_name)
-        and not name.startswith("consolidated")
-    )
-    if CONFIG not in by_name or not weights:
+def choose_small(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """The files beside the weights, with the weights' index where there are shards.
+
+    `CheckpointError` when this is no safetensors model, saying what is there instead.
+    """
+    by_name = {file.name: file for file in files}
+    if CONFIG not in by_name or not (SINGLE in by_name or INDEX in by_name):
         have = ", ".join(sorted({posixpath.splitext(n)[1] or n for n in by_name})[:8]) or "nothing"
         raise CheckpointError(
-            f"{clip(repository)} is no safetensors model (config.json and *.safetensors); it has:"
-            f" {clip(have)}"
+            f"{clip(repository)} is no safetensors model ({CONFIG} and {SINGLE} or its index);"
+            f" it has: {clip(have)}"
         )
-    return Choice(small, weights)
+    wanted = SMALL if SINGLE in by_name else SMALL | {INDEX}
+    small = tuple(by_name[name] for name in sorted(wanted & by_name.keys()))
+    for file in small:
+        if file.size > MAX_SMALL_BYTES:
+            raise CheckpointError(f"{clip(repository)}: {file.name} is absurdly large")
+    return small
 
 
-def _harmless(name: str) -> bool:
-    """Whether *name* stays inside the directory it is put into."""
-    parts = name.split("/")
-    return bool(name) and not name.startswith("/") and ".." not in parts and "\\" not in name
+def choose_weights(
+    repository: str, files: Iterable[RemoteFile], index: bytes | None
+) -> tuple[RemoteFile, ...]:
+    """The files with the tensors; *index* is INDEX's text, None where SINGLE is there."""
+    by_name = {file.name: file for file in files}
+    names = [SINGLE] if index is None else shard_names(index)
+    for name in names:
+        if name not in by_name:
+            raise CheckpointError(f"{clip(repository)} lacks {clip(name)}, which its index names")
+    return tuple(by_name[name] for name in names)
+
+
+def shard_names(index: bytes) -> Sequence[str]:
+    """The files that an index names, in order. `CheckpointError` unless they are plain names."""
+    try:
+        names = sorted(set(json.loads(index)["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        raise CheckpointError(f"{INDEX} is not an index") from exc
+    if not 0 < len(names) <= MAX_SHARDS:
+        raise CheckpointError(f"{INDEX} names {len(names)} shards")
+    for name in names:
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise CheckpointError(f"{INDEX}: '{clip(name)}' is not a shard's file name")
+    return names

@@ -22,6 +22,7 @@ from cortex.neuron.prompt import chat_prompt, completion_prompts
 from cortex.neuron.residents import LoadedModel
 from cortex.service import logs
 from cortex.service.cancellation import is_cancellation
+from cortex.service.edge import as_cortex_error
 from cortex.service.http import Answer, HttpRequest, StreamAnswer
 from cortex.service.stream import ClientStalled, Pace, StreamWriter
 from cortex.wire import errors, json, sse
@@ -30,7 +31,7 @@ from cortex.wire.openai import ChatRequest, CompletionRequest
 
 log = logs.get("neuron.request")
 
-Opening = Callable[[], bytes]
+CLIENT_LOST = (ClientStalled, trio.BrokenResourceError)
 
 
 @attrs.define(eq=False)
@@ -122,8 +123,8 @@ class Inference:
             with holder.writer:
                 try:
                     await _produce(holder, produce)
-                except (ClientStalled, trio.BrokenResourceError):
-                    self.metrics.aborted(model)
+                except (ClientStalled, trio.BrokenResourceError) as exc:
+                    log.info("client lost", model=model, cause=logs.cause_chain(exc))
 
         answer: StreamAnswer = await request.nursery.start(pump)
         return answer
@@ -186,7 +187,7 @@ class Inference:
                 yield
                 end = str(job.completions[0].finish)
             except BaseException as exc:
-                if is_cancellation(exc):
+                if _client_gone(exc):
                     end = "client_gone"
                     self.metrics.aborted(model.model_id)
                 else:
@@ -225,22 +226,29 @@ async def _produce(stream: _Openable, produce: Callable[[_Openable], Awaitable[N
             nursery.start_soon(_keep_alive, stream.writer)
             await produce(stream)
             nursery.cancel_scope.cancel("the stream has ended")
-    except* (CortexError, ClientStalled, trio.BrokenResourceError) as group:
+    except* Exception as group:
         failure = group
         while isinstance(failure, BaseExceptionGroup):
             failure = failure.exceptions[0]
     if failure is None:
         return
-    if not isinstance(failure, CortexError) or not stream.writer.committed.is_set():
+    if isinstance(failure, CLIENT_LOST) or not stream.writer.committed.is_set():
         raise failure
     log.warning("stream failed", cause=logs.cause_chain(failure))
-    await stream.writer.write(errors.frame(failure))
+    await stream.writer.write(errors.frame(as_cortex_error(failure)))
 
 
 async def _keep_alive(writer: StreamWriter) -> None:
     """Comments once the stream is open; before that a failure is still a status."""
     await writer.committed.wait()
     await writer.fill_silence()
+
+
+def _client_gone(error: BaseException) -> bool:
+    """Whether a request ended because nobody reads its answer any more."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_client_gone, error.exceptions))
+    return isinstance(error, CLIENT_LOST) or is_cancellation(error)
 
 
 def _with_timings(job: Job) -> list[tuple[Completion, Any]]:

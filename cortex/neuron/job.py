@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from cortex.wire.neuron import CALLER_HEADER, PRIORITY_HEADER, SALT_HEADER
 from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
 
 MAX_COMPLETIONS = 128  # of one request: prompts times n
+PRIORITY = re.compile(r"-?[0-9]{1,5}")
 
 
 @attrs.frozen
@@ -37,7 +39,7 @@ class Caller:
         return cls(
             name=(name or "")[:256],
             salt=headers.get(SALT_HEADER, "").encode()[:256],
-            priority=int(priority) if priority.lstrip("-").isdigit() and len(priority) < 6 else 0,
+            priority=int(priority) if PRIORITY.fullmatch(priority) else 0,
             by_gateway=name is not None,
         )
 
@@ -66,7 +68,7 @@ def completion_job(
     model: LoadedModel, request: CompletionRequest, prompts: Sequence[Prompt], caller: Caller
 ) -> Job:
     def parser(_: Prompt) -> OutputParser:
-        return OutputParser(model.text.tokenizer, stops=request.stops)
+        return OutputParser(model.text.tokenizer, stops=request.stops, continues=True)
 
     return _job(model, request, prompts, caller, f"cmpl-{secrets.token_hex(12)}", parser)
 
@@ -101,7 +103,7 @@ def _job(
                         id=f"{job_id}-{index}",
                         prompt=prompt.ids,
                         sampling=sampling,
-                        max_tokens=allowed.max_tokens,
+                        max_tokens=max(1, allowed.max_tokens),
                         min_tokens=min(request.min_tokens or 0, allowed.max_tokens),
                         stop_ids=model.text.defaults.eos_ids,
                         ignore_eos=bool(request.ignore_eos),
@@ -110,6 +112,7 @@ def _job(
                         priority=caller.priority,
                     ),
                     make_parser(prompt),
+                    prompt_only=allowed.max_tokens == 0,
                 )
             )
     return Job(job_id, completions, [len(prompt.ids) for prompt in prompts])

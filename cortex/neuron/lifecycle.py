@@ -102,19 +102,19 @@ class Lifecycle:
             loaded = self._residents[key].loaded
             if loaded is None:
                 continue
-            stats = loaded.engine.stats()
-            if stats is None:
-                answers.append(wire.ModelLoad(id=key))
-            else:
-                answers.append(
-                    wire.ModelLoad(
-                        id=key,
-                        in_flight=stats.running,
-                        queue_depth=stats.waiting,
-                        kv_blocks_total=stats.kv_blocks_total,
-                        kv_blocks_used=stats.kv_blocks_used,
-                    )
+            stats, speed = loaded.engine.stats(), loaded.engine.speed
+            load = wire.ModelLoad(
+                id=key, tok_s_prefill=_rounded(speed.prefill), tok_s_decode=_rounded(speed.decode)
+            )
+            if stats is not None:
+                load = attrs.evolve(
+                    load,
+                    in_flight=stats.running,
+                    queue_depth=stats.waiting,
+                    kv_blocks_total=stats.kv_blocks_total,
+                    kv_blocks_used=stats.kv_blocks_used,
                 )
+            answers.append(load)
         return tuple(answers)
 
     def engine_stats(self) -> tuple[tuple[str, EngineStats | None], ...]:
@@ -371,6 +371,10 @@ class Lifecycle:
         for key, resident in list(self._residents.items()):
             if resident.status == wire.FAILED and resident.failed_at < horizon:
                 del self._residents[key]
+
+
+def _rounded(speed: float | None) -> float | None:
+    return None if speed is None else round(speed, 1)
 
 
 def _not_here(model_id: str) -> ModelNotFound:

@@ -77,7 +77,10 @@ async def completion_prompts(text: ModelText, request: CompletionRequest) -> lis
     prompts = given if several else (given,)
 
     def encode() -> list[Prompt]:
-        return [Prompt(_ids(text, each, index)) for index, each in enumerate(prompts)]
+        return [
+            Prompt(_ids(text, each, f"prompt[{index}]" if several else "prompt"))
+            for index, each in enumerate(prompts)
+        ]
 
     return await _in_thread(encode)
 
@@ -110,19 +113,20 @@ def output_parser(text: ModelText, request: ChatRequest, prompt: Prompt) -> Outp
         reasoning=text.markers,
         in_reasoning=prompt.in_reasoning,
         tools=text.tool_format if tools else None,
+        continues=bool(request.continue_final_message),
     )
 
 
-def _ids(text: ModelText, prompt: Any, index: int) -> tuple[int, ...]:
+def _ids(text: ModelText, prompt: Any, path: str) -> tuple[int, ...]:
     if isinstance(prompt, str):
         ids = tuple(text.tokenizer.encode_completion(prompt))
     else:
         ids = prompt
         size = text.tokenizer.vocab_size
         if any(not 0 <= token < size for token in ids):
-            raise BadRequest(f"prompt: token ids must be below {size}", param="prompt")
+            raise BadRequest(f"{path}: token ids must be below {size}", param=path)
     if not ids:
-        raise BadRequest("the prompt is empty", param=f"prompt[{index}]")
+        raise BadRequest("the prompt is empty", param=path)
     return ids
 
 

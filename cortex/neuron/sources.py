@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import attrs
 import trio
 
 from cortex.config.neuron import NeuronConfig, is_local_path
 from cortex.errors import BadRequest, CheckpointError, clip
-from cortex.neuron.jobs import ReportProgress as Progress
+from cortex.neuron.hub_files import Files
+from cortex.neuron.jobs import ReportProgress
 
 DEMO = "demo"
 DEMO_ID = "cortex/demo"
@@ -25,13 +26,11 @@ HUB_SCHEMES = frozenset({"huggingface", "hf"})
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
-Files = Literal["all", "metadata"]
-
 
 class Hub(Protocol):
     """Repositories of models, through a cache on this machine."""
 
-    async def fetch(self, repository: str, *, progress: Progress, files: Files) -> Path:
+    async def fetch(self, repository: str, *, progress: ReportProgress, files: Files) -> Path:
         """The directory with *repository*'s files, fetched where the cache lacks them."""
         ...
 
@@ -49,7 +48,7 @@ class Sources:
         return cls(HuggingFaceHub.from_config(config))
 
     async def resolve(
-        self, source: str | None, model_id: str, *, progress: Progress, files: Files
+        self, source: str | None, model_id: str, *, progress: ReportProgress, files: Files
     ) -> Path:
         """The directory with the model's files; ``metadata`` leaves the weights out.
 
@@ -66,7 +65,7 @@ class Sources:
             if scheme not in HUB_SCHEMES:
                 raise BadRequest(f"there is no source scheme '{clip(scheme)}'", param="source")
             place = rest
-        if not _REPOSITORY.fullmatch(place) or ".." in place:
+        if not _REPOSITORY.fullmatch(place) or ".." in place or "--" in place:
             raise BadRequest(
                 f"'{clip(place)}' is no model source: org/name, a path or {DEMO}", param="source"
             )

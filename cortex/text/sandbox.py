@@ -24,7 +24,7 @@ import jinja2.sandbox
 import jinja2.utils
 import jinja2.visitor
 
-MAX_TURNS = 2_000_000  # loop turns and macro calls of one render; about a second
+MAX_TURNS = 300_000  # loop turns and macro calls of one render: a second at most
 MAX_TEXT = 32 << 20  # characters of any one string, the rendered prompt included
 MAX_NUMBER = 1_000_000  # of arguments that may be a width or a count
 MAX_POWER = 64
@@ -142,12 +142,15 @@ class TemplateEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             _check_format(left)
         return _bounded(super().call_binop(context, operator, left, right))
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            _check_format(value.__self__)
+        return wrapped
+
     def call(self, context: jinja2.runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         if any(type(value) is int and value > MAX_NUMBER for value in args):
             raise Exceeded("the template asks for too large a number")
-        owner = getattr(obj, "__self__", None)
-        if isinstance(owner, str) and getattr(obj, "__name__", "") in ("format", "format_map"):
-            _check_format(owner)
         return _bounded(super().call(context, obj, *args, **kwargs))
 
 

@@ -11,12 +11,15 @@ def held_from(text: str, wanted: Collection[str]) -> int:
 
     ``len(text)`` where there is none. Cost: the longest of *wanted*, not *text*.
     """
-    longest = max(map(len, wanted), default=0)
-    for start in range(max(0, len(text) - longest + 1), len(text)):
-        rest = text[start:]
-        if any(len(rest) < len(one) and one.startswith(rest) for one in wanted):
-            return start
-    return len(text)
+    first = len(text)
+    for one in wanted:
+        start = text.find(one[0], max(0, len(text) - len(one) + 1), first)
+        while start >= 0:
+            if one.startswith(text[start:]):
+                first = start
+                break
+            start = text.find(one[0], start + 1, first)
+    return first
 
 
 class StopMatcher:

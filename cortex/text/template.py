@@ -15,7 +15,7 @@ from typing import Any, Self
 import attrs
 import jinja2
 
-from cortex.errors import CheckpointError, CortexError, TemplateError, clip
+from cortex.errors import CheckpointError, TemplateError, clip
 from cortex.text.marking import Marker, encode_marked, strip_marks
 from cortex.text.messages import (
     REASONING_FIELDS,
@@ -60,7 +60,8 @@ class ChatTemplate:
     """A checkpoint's chat template with its tokenizer. Immutable; safe in several threads."""
 
     def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer) -> None:
-        """*sources* by name, with ``default``. `CheckpointError` where one is not a template."""
+        """*sources* by name, with ``default``. `CheckpointError` where one is no template, or
+        where it takes more time or memory for a short message than any prompt needs."""
         self._environment = TemplateEnvironment()
         self._tokenizer = tokenizer
         self._tokens = tokenizer.special_tokens()
@@ -215,7 +216,9 @@ class ChatTemplate:
         }
         try:
             return self._run({**variables, "messages": for_template(messages, style), **more})
-        except CortexError:
+        except TemplateError as error:
+            if isinstance(error.__cause__, Exceeded):  # one trial of it is enough
+                raise CheckpointError(error.message) from error
             return ""
 
     def _probe(self) -> TemplateFeatures:

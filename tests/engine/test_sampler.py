@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.engine.request import Request, SamplingParams
-from cortex.engine.sampler import CANDIDATES, Sampler, uniform
+from cortex.engine.sampler import CANDIDATES, LANE, Sampler, invert, uniform
 from cortex.engine.sequence import Sequence
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def test_each_parameter_is_the_oracles(name: str):
         assert token == wanted or margin < 1e-5
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**64 - 1),
     vocab=st.integers(2, 30),
@@ -189,6 +189,28 @@ def test_a_nucleus_beyond_the_candidates_is_found(spread: float):
     for i, token in enumerate(drawn):
         expected, margin = oracle(logits[i].tolist(), sequences[i])
         assert token == expected or margin < 1e-5
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    size=st.sampled_from([1, 7, LANE - 1, LANE, LANE + 1, 3 * LANE + 5]),
+    seed=st.integers(0, 1000),
+    kept=st.integers(1, 4),
+    number=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53])),
+)
+def test_inverting_never_finds_a_weight_of_nought(size: int, seed: int, kept: int, number: float):
+    rng = random.Random(seed)
+    weights = torch.zeros(2, size)
+    for row in weights:
+        for _ in range(kept):
+            row[rng.randrange(size)] = rng.random() + 1e-6
+    found = invert(weights, torch.tensor([number, 0.5], dtype=torch.float64)).tolist()
+    for row, token, at in zip(weights, found, (number, 0.5), strict=True):
+        assert row[token] > 0
+        total = float(row.double().sum())
+        before = float(row[:token].double().sum())
+        assert before <= at * total + 1e-6
+        assert before + float(row[token]) >= at * total - 1e-6
 
 
 def test_draws_follow_the_distribution():

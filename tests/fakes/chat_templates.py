@@ -13,7 +13,7 @@ QWEN3 = """\
         {{- '\\n' }}
         {{- tool | tojson }}
     {%- endfor %}
-    {{- '\\n</tools>\\nAnswer with <tool_call>{"name": .., "arguments": ..}</tool_call><|im_end|>\\n' }}
+    {{- '\\n</tools>\\n<tool_call>{"name": .., "arguments": ..}</tool_call><|im_end|>\\n' }}
 {%- elif messages[0].role == 'system' %}
     {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
 {%- endif %}

@@ -1,6 +1,6 @@
-"""The real neuron role with an engine that loses its device on demand. Run as a script.
+"""The real neuron role with an engine that loses its device on demand. Run as a module.
 
-    python faulty_neuron.py STATE_DIRECTORY
+    python -m fakes.faulty_neuron STATE_DIRECTORY
 
 It serves the demonstration model. While STATE_DIRECTORY/fault exists, the next step takes it away
 and fails as CUDA does.

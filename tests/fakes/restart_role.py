@@ -1,6 +1,6 @@
-"""A process with a device, a model and a listener, that can be made to fault. Run as a script.
+"""A process with a device, a model and a listener, that can be made to fault. Run as a module.
 
-    python restart_role.py STATE_DIRECTORY
+    python -m fakes.restart_role STATE_DIRECTORY
 
 Prints its port. A connection sends one line: ``who`` is answered with the process id, a number made
 at start, and the models that are loaded; ``fault`` breaks the device while the connection's own

@@ -52,9 +52,8 @@ def loaded(models: Any) -> bool:
 def test_the_role_recovers_from_a_device_fault_under_its_process_id(tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
     environ = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
-    script = tests / "fakes" / "faulty_neuron.py"
     role = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)],
+        [sys.executable, "-m", "fakes.faulty_neuron", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environ,
@@ -62,6 +61,7 @@ def test_the_role_recovers_from_a_device_fault_under_its_process_id(tmp_path: Pa
     try:
         assert role.stdout is not None
         url = role.stdout.readline().decode().strip()
+        assert url.startswith("http://"), "it did not start"
         with httpx.Client(base_url=url, timeout=BOUND) as client:
             until(client, "/models", loaded)
             before = chat(client).json()["choices"]

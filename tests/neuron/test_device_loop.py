@@ -41,9 +41,18 @@ class Bench:
     batches: list[list[Output]] = attrs.field(factory=list)
     loop: DeviceLoop = attrs.field(init=False)
     now: float = 0.0
+    freed: int = 0
+    free_error: Exception | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.loop = DeviceLoop("dev", self, self.batches.append, is_fake_fault, lambda: self.now)
+        self.loop = DeviceLoop(
+            "dev", self, self.batches.append, is_fake_fault, lambda: self.now, self._free
+        )
+
+    def _free(self) -> None:
+        self.freed += 1
+        if self.free_error is not None:
+            raise self.free_error
 
     def take(self, *, wait: bool) -> Job | None:
         if self.jobs:
@@ -327,6 +336,29 @@ def test_a_load_cancelled_at_its_very_end_leaves_nothing_open() -> None:
     assert engine.closed
     with pytest.raises(WouldBlock):
         bench.loop.turn()
+
+
+def test_memory_is_given_back_whenever_an_engine_goes() -> None:
+    bench = Bench()
+    bench.open(1, FakeEngine())
+    assert bench.freed == 0
+    bench.do(Close(1))
+    assert bench.freed == 1
+    bench.do(Open(2, lambda progress, cancelled: raising(DeviceOutOfMemory("full"))()))  # type: ignore[arg-type,return-value]
+    assert bench.freed == 2
+    bench.open(3, FakeEngine(step_error=ValueError("a bug")))
+    bench.do(Add(3, request("a")))
+    assert bench.freed == 3
+
+
+@pytest.mark.parametrize("faults", [True, False])
+def test_giving_memory_back_may_fail(faults: bool) -> None:
+    bench = Bench(free_error=FakeDeviceFault("gone") if faults else ValueError("odd"))
+    bench.open(1, FakeEngine())
+    job = Close(1)
+    got = bench.do(job)
+    assert answers(got)[job].value is True
+    assert any(isinstance(o, Faulted) for o in got) is faults
 
 
 def test_errors_keep_no_frame_and_so_no_tensor_alive() -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from fakes.checkpoints import write_checkpoint
 
-from cortex.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from cortex.engine.request import Event, Request, SamplingParams, TokenEvent
 from cortex.errors import CheckpointError, DeviceOutOfMemory
 from cortex.neuron.checkpoints import TorchCheckpoints, torch_threads
 from cortex.neuron.device_slot import DeviceSlot
@@ -63,17 +63,16 @@ def request(name: str, prompt: tuple[int, ...] = (5, 6, 7), max_tokens: int = 12
     return Request(name, prompt, SamplingParams(temperature=0.0), max_tokens)
 
 
-async def generate(lifecycle: Lifecycle, model: str, name: str) -> list[int]:
-    tokens: list[int] = []
+def token_of(event: Event) -> int:
+    assert isinstance(event, TokenEvent)
+    return event.token
+
+
+async def generate(lifecycle: Lifecycle, model: str, name: str, max_tokens: int = 12) -> list[int]:
+    """All tokens of one greedy request."""
     with lifecycle.lease(model) as loaded:
-        async with loaded.engine.stream(request(name)) as stream:
-            async for events in stream:
-                for event in events:
-                    assert isinstance(event, TokenEvent)
-                    tokens.append(event.token)
-                    last = event.finish
-    assert last is FinishReason.LENGTH
-    return tokens
+        async with loaded.engine.stream(request(name, max_tokens=max_tokens)) as stream:
+            return [token_of(event) async for events in stream for event in events]
 
 
 async def test_two_models_load_serve_side_by_side_and_leave(tmp_path: Path) -> None:
@@ -101,6 +100,26 @@ async def test_two_models_load_serve_side_by_side_and_leave(tmp_path: Path) -> N
         assert results["b0"] != alone
         await lifecycle.unload("a")
         assert [m.id for m in lifecycle.models()] == ["b"]
+
+
+async def test_a_stream_goes_on_while_another_model_is_loaded(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a", seed=1)
+    write_checkpoint(tmp_path / "b", seed=2, num_hidden_layers=24)
+    async with neuron(tmp_path) as lifecycle:
+        await lifecycle.load(wire.LoadRequest("a"))
+        alone = await generate(lifecycle, "a", "alone", 200)
+        during: list[int] = []
+        meanwhile = 0
+        with lifecycle.lease("a") as loaded:
+            async with loaded.engine.stream(request("r", max_tokens=200)) as stream:
+                lifecycle.start_load(wire.LoadRequest("b"))
+                async for events in stream:
+                    during += [token_of(event) for event in events]
+                    meanwhile += lifecycle.models()[1].status == wire.LOADING
+        assert meanwhile > 2  # tokens came while it was being loaded
+        await lifecycle.load(wire.LoadRequest("b"))
+        assert during == alone
+        assert len(await generate(lifecycle, "b", "r")) == 12
 
 
 async def test_an_estimate_is_what_is_then_allocated(tmp_path: Path) -> None:

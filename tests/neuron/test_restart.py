@@ -224,9 +224,10 @@ def test_the_guard_counts_within_its_window_only() -> None:
 def test_a_real_process_serves_again_under_its_id_with_its_models(tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
     environ = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
-    script = tests / "fakes" / "restart_role.py"
     role = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, env=environ
+        [sys.executable, "-m", "fakes.restart_role", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=environ,
     )
     try:
         assert role.stdout is not None

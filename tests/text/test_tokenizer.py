@@ -121,7 +121,7 @@ def test_the_trie_finds_the_longest_word_at_each_place(words, text):
         "{}",
         '{"model": 1}',
         '{"decoder": {"type": "ByteLevel"}, "added_tokens": 3}',
-        '{"decoder": {"type": "ByteLevel"}, "added_tokens": [{"id": -1}], "model": {"type": "BPE"}}',
+        '{"decoder": {"type": "ByteLevel"}, "added_tokens": [{"id": -1}]}',
         '{"decoder": {"type": "WordPiece"}}',
         "\x00\x01",
     ],
@@ -157,18 +157,18 @@ def test_a_vocabulary_that_spells_a_control_token_cannot_be_made_to_give_it():
     document = json.loads(byte_level_json())
     # As in vocabularies that take a whole word where they have it (Llama 3's).
     document["model"]["ignore_merges"] = True
-    document["model"]["vocab"]["system"] = len(document["model"]["vocab"])
+    document["model"]["vocab"]["dog"] = len(document["model"]["vocab"])
     for token in document["added_tokens"]:
         token["id"] += 1
     document["added_tokens"].insert(
         0,
         {
             **document["added_tokens"][0],
-            "id": document["model"]["vocab"]["system"],
-            "content": "system",
+            "id": document["model"]["vocab"]["dog"],
+            "content": "dog",
         },
     )
     tokenizer = Tokenizer(document, {})
-    ids = tokenizer.encode("system", special=False)
+    ids = tokenizer.encode("dog", special=False)
     assert tokenizer.control_ids.isdisjoint(ids)
-    assert tokenizer.decode(ids) == "system"
+    assert tokenizer.decode(ids) == "dog"

@@ -107,8 +107,8 @@ def estimate(
 ) -> MemoryEstimate:
     """What `open_engine` would take with *free_bytes* on the device, from headers alone.
 
-    Where they do not suffice the rows tell what a context of one block needs; the caller compares
-    ``total``.
+    *kv_bytes* is a bound: what does not fit is left out, down to a context of one block. Where not
+    even that fits, ``total`` is above *free_bytes*.
     """
     config = read_config(directory)
     target = torch.device(device)
@@ -141,7 +141,7 @@ def open_engine(
     """Load the checkpoint in *directory* and make it ready to serve.
 
     *dtype* None is the checkpoint's own where the device computes well in it; *context* None the
-    trained length; *kv_bytes* None a share of what is free. *progress* hears stage, bytes done,
+    trained length; *kv_bytes* None a share of what is free, else a bound. *progress* hears stage, bytes done,
     bytes in all. Raises CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and
     LoadCancelled soon after *cancelled* turned true; nothing stays allocated then.
     """
@@ -250,11 +250,12 @@ def _shape(
     block = block_size_of(device)
     block_bytes = block * bytes_per_token(config, model.dtype)
     wanted = min(context or config.trained_context, config.trained_context)
+    fits = int((free - weights - workspace) / (1 + GATHERED / config.layers))
     if kv_bytes is None:
         share = CUDA_KV_SHARE if on_cuda else CPU_KV_SHARE
-        left = int((free - weights - workspace) * share / (1 + GATHERED / config.layers))
         contexts = batch if on_cuda else min(batch, CPU_KV_CONTEXTS)
-        kv_bytes = min(left, (contexts * -(-wanted // block) + 1) * block_bytes)
+        kv_bytes = min(int(fits * share), (contexts * -(-wanted // block) + 1) * block_bytes)
+    kv_bytes = min(kv_bytes, fits)
     blocks = max(kv_bytes // block_bytes - 1, 1)
     workspace += GATHERED * blocks * block_bytes // config.layers
     return _Shape(

@@ -67,6 +67,17 @@ def test_the_context_is_what_the_cache_holds(tmp_path: Path):
     assert least.context == 32
 
 
+def test_a_cache_beyond_what_is_free_is_cut_to_fit(tmp_path: Path):
+    directory = write_checkpoint(tmp_path)
+    ample = estimate(directory, dtype="float32", free_bytes=FREE, kv_bytes=1 << 16)
+    free = ample.total + (1 << 18)
+    cut = estimate(directory, dtype="float32", free_bytes=free, kv_bytes=1 << 30)
+    assert ample.total < cut.total <= free
+    none = estimate(directory, dtype="float32", free_bytes=1 << 10, kv_bytes=1 << 30)
+    assert none.context == 32
+    assert none.total > 1 << 10
+
+
 def test_a_context_below_one_token_is_refused(tmp_path: Path):
     with pytest.raises(UnsupportedLoad, match="at least 1"):
         estimate(write_checkpoint(tmp_path), context=0, free_bytes=FREE)
