@@ -23,6 +23,7 @@ from cortex.gateway.queue import WaitingRoom
 from cortex.gateway.relay import relay
 from cortex.gateway.router import Lease, Router
 from cortex.gateway.upstream import Call, Refused, Upstream, UpstreamResponse
+from cortex.service import logs
 from cortex.service.http import HttpRequest, StreamAnswer
 from cortex.service.stream import Pace
 from cortex.wire import errors, json
@@ -34,6 +35,9 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 ANONYMOUS = "anonymous"
 # Statuses of a neuron that say "not here, not now": another replica may serve the request.
 ELSEWHERE = frozenset({404, 429, 502, 503})
+TOKEN_REFUSED = frozenset({401, 403})
+
+log = logs.get("gateway.core")
 
 
 class Refusal(Exception):
@@ -167,7 +171,12 @@ class InferenceCore:
         if response.status == 200:
             return response
         error = await _refusal(response)
-        if isinstance(error, ModelNotFound):
+        if response.status in TOKEN_REFUSED:
+            # It is the gateway's token that was refused: the client's key has nothing to do with it
+            log.error("a neuron refuses the gateway's token", node=lease.node)
+            tried.add(lease.node)
+            error = UpstreamError("a neuron refused the gateway's token")
+        elif isinstance(error, ModelNotFound):
             self.router.not_loaded(lease)  # it thinks otherwise: look again, ask again
         elif isinstance(error, Overloaded) or response.status in ELSEWHERE:
             tried.add(lease.node)

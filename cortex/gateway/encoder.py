@@ -79,14 +79,14 @@ class PassThrough:
         if not choices and usage is not None:
             return self._usage_frame(chunk)
         self._look(choices)
-        if self._rename is None and (usage is None):
+        if self._rename is None and usage is None and _one_line(frame.data):
             return sse.data_frame(frame.data)
         if self._rename is not None:
             chunk["model"] = self._rename
-        if self._include_usage:
+        if usage is not None and self._include_usage:
             chunk["usage"] = None
-        else:
-            chunk.pop("usage", None)
+        elif usage is not None:
+            del chunk["usage"]
         return sse.data_frame(json.dumps(chunk))
 
     def _usage_frame(self, chunk: dict[str, Any]) -> bytes:
@@ -105,6 +105,11 @@ class PassThrough:
             inner = delta if isinstance(delta, dict) else choice
             if any(inner.get(name) for name in _OUTPUT):
                 self.produced = True
+
+
+def _one_line(data: bytes) -> bool:
+    """Whether *data* can stand in one ``data:`` line; JSON over several is written anew."""
+    return b"\n" not in data and b"\r" not in data
 
 
 def load_chunk(data: bytes) -> dict[str, Any]:

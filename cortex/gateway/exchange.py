@@ -101,12 +101,14 @@ class Exchange:
         """The client gets *error*, as a status or, after the status, within its stream."""
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        known = isinstance(error, CortexError)
-        self.code = error.status if isinstance(error, CortexError) else 500
-        self.reason = (error.error_code if isinstance(error, CortexError) else None) or (
-            "error" if known else "internal_error"
-        )
-        self.metrics.error(self.model, self.node, self.reason)
+        if not isinstance(error, CortexError):
+            label = self.reason = "internal_error"
+            self.code = 500
+        else:
+            # A neuron may invent codes: the log tells them, the label is one of our classes' own.
+            label = error.code or "error"
+            self.code, self.reason = error.status, error.error_code or label
+        self.metrics.error(self.model, self.node, label)
         if self.code >= 500:
             log.warning("upstream trouble", cause=logs.cause_chain(error), node=self.node)
 

@@ -16,11 +16,15 @@ from cortex.errors import CortexError, UpstreamError
 from cortex.gateway.encoder import Encoder
 from cortex.gateway.exchange import Exchange
 from cortex.gateway.upstream import UpstreamResponse
+from cortex.service import logs
+from cortex.service.edge import as_cortex_error
 from cortex.service.http import HttpRequest, StreamAnswer
 from cortex.service.stream import ClientStalled, Pace, StreamWriter
 from cortex.wire import sse
 
 DRAIN_SECONDS = 1.0  # for the end of a body whose last frame has been seen
+
+log = logs.get("gateway.relay")
 
 OpenUpstream = Callable[[], AbstractAsyncContextManager[UpstreamResponse]]
 
@@ -63,14 +67,17 @@ async def _pump(
                 await writer.commit()
                 await _copy(writer, exchange, response, encoder)
             nursery.cancel_scope.cancel("the stream has ended")
-    except* (CortexError, ClientStalled, trio.BrokenResourceError) as group:
+    except* Exception as group:
         failure = _leaf(group)
     if failure is None:
         return
-    if not isinstance(failure, CortexError) or not writer.committed.is_set():
+    gone = isinstance(failure, ClientStalled | trio.BrokenResourceError)
+    if gone or not writer.committed.is_set():
         raise failure
     exchange.failed(failure)
-    await writer.write(encoder.fail(failure))
+    if not isinstance(failure, CortexError):  # a bug: the client is told, for its stream has begun
+        log.error("relay failed", exc=failure)
+    await writer.write(encoder.fail(as_cortex_error(failure)))
 
 
 async def _copy(

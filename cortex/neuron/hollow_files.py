@@ -24,7 +24,7 @@ _FROM_ZERO = re.compile(r"bytes 0-.*")
 
 async def header(client: httpx.AsyncClient, url: str, file: RemoteFile) -> bytes:
     """The beginning of *file*: its header's length (8 bytes, little-endian) and the header."""
-    data = await _beginning(client, url, file, FIRST_BYTES)
+    data = await _beginning(client, url, file, FIRST_BYTES) if file.size else b""
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     if len(data) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, file.size - LENGTH_BYTES):
         raise CheckpointError(f"{clip(file.name)} has no safetensors header")
@@ -37,7 +37,7 @@ async def _beginning(client: httpx.AsyncClient, url: str, file: RemoteFile, leng
     """The first *length* bytes of *file*, fewer where it is shorter. A server that cannot send a
     part sends all, and is left when enough has come."""
     length = min(length, file.size)
-    headers = {"range": f"bytes=0-{max(length, 1) - 1}", "accept-encoding": "identity"}
+    headers = {"range": f"bytes=0-{length - 1}", "accept-encoding": "identity"}
     data = bytearray()
     try:
         async with client.stream("GET", url, headers=headers) as response:

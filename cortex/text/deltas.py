@@ -72,8 +72,10 @@ class OutputParser:
         continues: bool = False,
         skip_special: bool = True,
     ) -> None:
-        markers = (tools.open, tools.close) if tools else ()
-        ids = frozenset(i for i in map(tokenizer.token_id, markers) if i is not None)
+        signs = (tools.open, tools.close) if tools else ()
+        ids = frozenset(i for i in map(tokenizer.token_id, signs) if i is not None)
+        if reasoning is not None:  # seen as text only where a call's arguments hold them
+            ids |= {reasoning.open, reasoning.close}
         self._detokenizer = Detokenizer(tokenizer, skip_special, continues=continues, visible=ids)
         self._markers = reasoning
         self._thinking = in_reasoning and reasoning is not None
@@ -127,7 +129,8 @@ class OutputParser:
 
     def _feed(self, token: int) -> list[Delta]:
         markers = self._markers
-        if markers is not None and token in (markers.open, markers.close):
+        in_call = self._tools is not None and self._tools.in_call
+        if markers is not None and not in_call and token in (markers.open, markers.close):
             self.reasoning_tokens += 1
             return self._marker(opens=token == markers.open)
         if self._thinking:

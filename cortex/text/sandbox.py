@@ -24,19 +24,15 @@ import jinja2.sandbox
 import jinja2.utils
 import jinja2.visitor
 
+from cortex.text import bounds
+from cortex.text.bounds import MAX_TEXT, Exceeded
+
 MAX_TURNS = 300_000  # loop turns and macro calls of one render: a second at most
-MAX_TEXT = 32 << 20  # characters of any one string, the rendered prompt included
-MAX_NUMBER = 1_000_000  # of arguments that may be a width or a count
-MAX_POWER = 64
 
 # The marks of `marking` outlive ASCII JSON; a backslash of the text's own is a pair, taken first.
 _ESCAPED = re.compile(r"\\\\|\\u(fdd[01])")
 
 _turns: contextvars.ContextVar[list[int]] = contextvars.ContextVar("template turns")
-
-
-class Exceeded(jinja2.TemplateError):
-    """The template wants more time or memory than any prompt needs."""
 
 
 class Raised(jinja2.TemplateError):
@@ -88,11 +84,11 @@ class TemplateEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
+            finalize=_finalized,
             extensions=[_Generation, "jinja2.ext.loopcontrols"],
         )
         self.filters["tojson"] = _to_json
-        for name in ("center", "indent"):
-            self.filters[name] = _sane_arguments(self.filters[name])
+        self.filters.update(bounds.filters(self.filters))
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda form: now().strftime(form)
         self.globals["namespace"] = _Namespace
@@ -128,30 +124,27 @@ class TemplateEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return ""
 
     def concat_bounded(self, *values: Any) -> str:
-        text: str = _bounded("".join([str(value) for value in values]))
+        text: str = bounds.result("".join([str(bounds.shown(value)) for value in values]))
         return text
 
     def call_binop(
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
     ) -> Any:
-        if operator == "*":
-            _check_product(left, right)
-        elif operator == "**" and (_size(right) > MAX_POWER or _size(left) > MAX_NUMBER):
-            raise Exceeded("the template computes too large a power")
-        elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-        return _bounded(super().call_binop(context, operator, left, right))
+        bounds.operation(operator, left, right)
+        return bounds.result(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
-            _check_format(value.__self__)
+            bounds.form(value.__self__)
         return wrapped
 
     def call(self, context: jinja2.runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if any(type(value) is int and value > MAX_NUMBER for value in args):
-            raise Exceeded("the template asks for too large a number")
-        return _bounded(super().call(context, obj, *args, **kwargs))
+        bounds.numbers(*args, **kwargs)
+        owner = getattr(obj, "__self__", None)
+        if isinstance(owner, str):
+            bounds.method(owner, obj.__name__, args)
+        return bounds.result(super().call(context, obj, *args, **kwargs))
 
 
 class _Namespace(jinja2.utils.Namespace):
@@ -173,6 +166,10 @@ def _check_name(name: object) -> None:
         raise jinja2.exceptions.SecurityError("a namespace takes no names that begin with _")
 
 
+def _finalized(value: Any) -> Any:
+    return value if isinstance(value, str) else bounds.shown(value)
+
+
 def _raise_exception(message: object) -> None:
     raise Raised(str(message))
 
@@ -187,7 +184,7 @@ def _to_json(
     if isinstance(indent, int) and indent > 100:
         raise Exceeded("the template indents too far")
     text = json.dumps(
-        value,
+        bounds.shown(value),
         ensure_ascii=ensure_ascii,
         indent=indent,
         separators=separators,
@@ -198,39 +195,3 @@ def _to_json(
 
 def _unescaped(match: re.Match[str]) -> str:
     return chr(int(match[1], 16)) if match[1] else match[0]
-
-
-def _sane_arguments(filter_: Callable[..., Any]) -> Callable[..., Any]:
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        if any(_size(value) > MAX_NUMBER for value in (*args[1:], *kwargs.values())):
-            raise Exceeded("the template asks for too large a number")
-        return filter_(*args, **kwargs)
-
-    return bounded
-
-
-def _check_product(left: Any, right: Any) -> None:
-    for sequence, times in ((left, right), (right, left)):
-        if isinstance(sequence, str | list | tuple) and len(sequence) * _size(times) > MAX_TEXT:
-            raise Exceeded("the template repeats a text too often")
-
-
-def _check_format(form: str) -> None:
-    """No widths of seven digits: each is that many characters."""
-    digits = 0
-    for character in form:
-        digits = digits + 1 if character.isdigit() else 0
-        if digits > 5:
-            raise Exceeded("the template formats too wide a field")
-
-
-def _size(value: Any) -> int:
-    return abs(value) if isinstance(value, int) else 0
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        raise Exceeded("the template builds too long a text")
-    if isinstance(value, int) and value.bit_length() > 4096:
-        raise Exceeded("the template computes too large a number")
-    return value

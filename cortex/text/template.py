@@ -16,6 +16,7 @@ import attrs
 import jinja2
 
 from cortex.errors import CheckpointError, TemplateError, clip
+from cortex.text.bounds import Exceeded
 from cortex.text.marking import Marker, encode_marked, strip_marks
 from cortex.text.messages import (
     REASONING_FIELDS,
@@ -25,7 +26,7 @@ from cortex.text.messages import (
     with_leading_system,
 )
 from cortex.text.reasoning import PAIRS
-from cortex.text.sandbox import Exceeded, Raised, TemplateEnvironment
+from cortex.text.sandbox import Raised, TemplateEnvironment
 from cortex.text.template_files import DEFAULT, TOOL_USE, read_templates
 from cortex.text.tokenizer import Tokenizer
 

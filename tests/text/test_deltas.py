@@ -128,6 +128,22 @@ CALL = f'<tool_call>\n{{"name": "f", "arguments": {ARGUMENTS}}}\n</tool_call>'
             '<tool_call>{"name": "f", "arguments": {"a": "cut',
             answer(calls=[("call_0", "f", '{"a": "cut')]),
         ),
+        (
+            '<tool_call>{"name": "f", "arguments": {"a": "<think>b</think>"}}</tool_call>',
+            answer(calls=[("call_0", "f", '{"a": "<think>b</think>"}')]),
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": {}}\n</tool_',
+            answer(calls=[("call_0", "f", "{}")]),
+        ),
+        (
+            '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>',
+            answer('<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'),
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": "\\ud800"}</tool_call>',
+            answer('<tool_call>{"name": "f", "arguments": "\\ud800"}</tool_call>'),
+        ),
         ('<tool_call>{"name": "f", "argu', answer('<tool_call>{"name": "f", "argu')),
         ("<tool_call>nothing</tool_call>", answer("<tool_call>nothing</tool_call>")),
         ("<tool_call>", answer("<tool_call>")),
@@ -232,3 +248,21 @@ def test_a_stop_string_found_at_the_end_is_told():
     deltas = under.feed(*TOKENIZER.encode("xab", special=True)) + under.finish()
     assert told(deltas) == answer("x")
     assert under.matched_stop == "ab"
+
+
+def test_a_body_too_deep_to_read_is_text():
+    text = '<tool_call>{"arguments": ' + "[" * 5000 + "]" * 5000 + ', "name": "f"}</tool_call>'
+    assert run(text) == answer(text)
+
+
+def test_a_stop_string_does_not_reach_across_thinking_or_a_call():
+    assert run("a ST<think>x</think>OP b", stops=["STOP"]) == answer("a STOP b", "x")
+    split = run(f"a ST{CALL}OP b", stops=["STOP"])
+    assert split == answer("a STOP b", calls=[("call_0", "f", ARGUMENTS)])
+
+
+def test_a_stop_string_in_what_proved_to_be_no_call_ends_the_answer():
+    under = parser(stops=["halt"])
+    ids = TOKENIZER.encode("a <tool_call>b halt</tool_call> c", special=True)
+    assert told(under.feed(*ids) + under.finish()) == answer("a <tool_call>b ")
+    assert under.matched_stop == "halt"

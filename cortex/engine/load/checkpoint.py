@@ -141,9 +141,10 @@ def open_engine(
     """Load the checkpoint in *directory* and make it ready to serve.
 
     *dtype* None is the checkpoint's own where the device computes well in it; *context* None the
-    trained length; *kv_bytes* None a share of what is free, else a bound. *progress* hears stage, bytes done,
-    bytes in all. Raises CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and
-    LoadCancelled soon after *cancelled* turned true; nothing stays allocated then.
+    trained length; *kv_bytes* None a share of what is free, else a bound. *progress* hears stage,
+    bytes done, bytes in all. Raises CheckpointError, UnsupportedModel, UnsupportedLoad,
+    DeviceOutOfMemory, and LoadCancelled soon after *cancelled* turned true; nothing stays
+    allocated then.
     """
     config = read_config(directory)
     target = torch.device(device)

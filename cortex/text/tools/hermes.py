@@ -170,7 +170,9 @@ class HermesBody:
             return False
         try:
             value = json.loads(self._value)
-        except ValueError:
+            if isinstance(value, str):
+                value.encode()  # an escape of half a character is JSON, but no text to send
+        except (ValueError, RecursionError):
             return self._fail()
         if self._key == "name":
             if not isinstance(value, str) or not value:

@@ -50,6 +50,11 @@ class ToolCallParser:
         self._closing = False  # a call is complete, its closer is due
         self.calls = 0
 
+    @property
+    def in_call(self) -> bool:
+        """A call is under way: what comes is its arguments, whatever they hold."""
+        return self._body is not None and self._body.started
+
     def feed(self, text: str) -> list[Part]:
         """What *text* settles, in order."""
         parts: list[Part] = []
@@ -63,8 +68,10 @@ class ToolCallParser:
         held, self._buffer = self._buffer, ""
         if self._body is not None and not self._body.started:
             held = self._format.open + "".join(self._raw)
+        if self._closing:  # what is held is the beginning of the closer
+            held, self._closing = "", False
         self._body = None
-        return [TextPart(held)] if held.strip() or (held and not self._closing) else []
+        return [TextPart(held)] if held else []
 
     def _step(self, parts: list[Part]) -> bool:
         """Move on by one state; False when more text is needed."""

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from fakes.control_plane import ControlPlane, control_plane
+from fakes.gateway import chat, payloads
+from fakes.neuron import FakeNeuron, Reply, chunk, error_reply, json_reply
+from fakes.raw_server import RawServer
+
+from cortex.config.catalogue import CatalogueEntry
+from cortex.config.gateway import GatewayConfig, GatewaySettings
+from cortex.errors import (
+    BadRequest,
+    ContextLengthExceeded,
+    CortexError,
+    LoadFailed,
+    ModelNotFound,
+    Unavailable,
+    UpstreamError,
+)
+from cortex.gateway.app import make_core
+from cortex.gateway.core import InferenceCore, Job
+from cortex.gateway.encoder import PassThrough
+from cortex.gateway.queue import WaitingRoom
+from cortex.gateway.upstream import PooledUpstream
+from cortex.service.http import HttpRequest
+
+PATH = "/v1/chat/completions"
+
+
+def holding(name: str, **fields) -> FakeNeuron:
+    neuron = FakeNeuron(name, **fields)
+    neuron.hold("m")
+    return neuron
+
+
+@attrs.define(eq=False)
+class Bench:
+    core: InferenceCore
+    plane: ControlPlane
+    upstream: PooledUpstream
+
+    def request(self, nursery, headers=None, request_id="req_1") -> HttpRequest:
+        return HttpRequest("POST", PATH, headers or {}, b"", {}, nursery, request_id)
+
+    async def unary(self, *, headers=None, model="m", **fields):
+        body = chat(model, **fields)
+        async with trio.open_nursery() as nursery:
+            job = Job("openai-chat", model, PATH, body, stream=False)
+            answer, resolved = await self.core.unary(self.request(nursery, headers), job)
+            assert resolved == "m"
+            return answer
+
+    async def stream(self, nursery) -> bytes:
+        job = Job("openai-chat", "m", PATH, chat(stream=True), stream=True)
+        answer = await self.core.stream(
+            self.request(nursery),
+            job,
+            lambda model: PassThrough(model=model, requested="m", include_usage=False),
+        )
+        return b"".join([data async for data in answer.chunks])
+
+    def requests(self) -> dict[str, float]:
+        return {
+            sample.labels["code"]: sample.value
+            for family in self.plane.registry.collect()
+            for sample in family.samples
+            if sample.name == "cortex_requests_total"
+        }
+
+    def held(self) -> float:
+        """Leases and requests that are counted as under way."""
+        fleet = self.plane.fleet
+        leases = sum(fleet.in_flight(name, "m") for name in self.plane.neurons)
+        gauge = sum(
+            sample.value
+            for family in self.plane.registry.collect()
+            for sample in family.samples
+            if sample.name == "cortex_in_flight"
+        )
+        return leases + gauge
+
+
+@asynccontextmanager
+async def bench(*neurons: FakeNeuron, **fields):
+    with trio.fail_after(15):
+        async with control_plane(*neurons, **fields) as plane, PooledUpstream(5.0) as upstream:
+            room = WaitingRoom(plane.fleet, 10, 1.0)
+            config = GatewayConfig(GatewaySettings())
+            core = make_core(plane.router, plane.names, upstream, plane.metrics, config, room)
+            yield Bench(core, plane, upstream)
+
+
+@asynccontextmanager
+async def raising(error: type[CortexError], match: str = ""):
+    expected = pytest.RaisesExc(error, match=match)
+    with pytest.RaisesGroup(expected, flatten_subgroups=True, allow_unwrapped=True) as caught:
+        yield caught
+
+
+# Retries
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error_reply(503, "service_unavailable"),
+        error_reply(503, "overloaded"),
+        error_reply(404, "model_not_found"),
+        error_reply(401, "invalid_api_key"),
+        Reply(502, (b"<html>bad gateway</html>",), content_type="text/html"),
+    ],
+    ids=["unavailable", "overloaded", "not-loaded", "token", "proxy"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_one_replica_refuses_another_serves(reply, stream):
+    bad, good = holding("a"), holding("b")
+    bad.scripts[PATH] = lambda asked: reply
+    # A replica that has lost the model must say so when it is asked again.
+    if reply.status == 404:
+        bad.scripts["/models"] = lambda asked: json_reply([]) if bad.counts[PATH] else None
+    async with bench(bad, good) as b:
+        if stream:
+            async with trio.open_nursery() as nursery:
+                assert (await b.stream(nursery)).endswith(b"data: [DONE]\n\n")
+        else:
+            answer = await b.unary()
+            assert answer["choices"][0]["message"]["content"] == "Hello, world"
+        assert (bad.counts[PATH], good.counts[PATH]) == (1, 1)
+        assert b.requests() == {"200": 1}
+        assert b.plane.sample("cortex_upstream_retries_total", model="m", node="a") == 1
+        assert b.held() == 0
+
+
+async def test_a_replica_that_refuses_connections_is_passed_over_and_probed_at_once():
+    dead, good = holding("a"), holding("b")
+    async with bench(dead, good) as b:
+        dead.kill()
+        assert (await b.unary())["model"] == "m"
+        with trio.fail_after(1):  # the next regular poll is two seconds away
+            await b.plane.seen(lambda fleet: not fleet.node("a").healthy)
+        assert good.counts[PATH] == 1
+
+
+async def test_a_replica_that_hangs_up_without_a_byte_is_passed_over():
+    async def hang_up(peer):
+        await peer.request()
+
+    server = RawServer(hang_up)
+    bad, good = holding("a"), holding("b")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        bad.advertised = server.url
+        async with bench(bad, good) as b:
+            await b.unary()
+            assert (server.connections, good.counts[PATH]) == (1, 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_when_every_replica_refuses_the_last_word_is_the_clients():
+    async with bench(holding("a"), holding("b")) as b:
+        for neuron in b.plane.neurons.values():
+            neuron.scripts[PATH] = lambda asked: error_reply(
+                503, "load_failed", "no room", retry_after=7
+            )
+        async with raising(LoadFailed, "no room") as caught:
+            await b.unary()
+        assert leaf(caught.value).retry_after == 7
+        assert b.requests() == {"503": 1}
+        assert b.held() == 0
+
+
+async def test_retries_are_bounded():
+    async with bench(*[holding(name) for name in "abcde"]) as b:
+        neurons = b.plane.neurons.values()
+        for neuron in neurons:
+            neuron.scripts[PATH] = lambda asked: error_reply(503, "service_unavailable")
+        async with raising(Unavailable):
+            await b.unary()
+        assert sum(neuron.counts[PATH] for neuron in neurons) == 3
+
+
+async def test_after_the_first_byte_nothing_is_retried():
+    cut, good = holding("a"), holding("b")
+    cut.scripts[PATH] = lambda asked: Reply(
+        frames=[chunk("m", {"content": "a"})], content_type="text/event-stream", abort=True
+    )
+    async with bench(cut, good) as b:
+        async with trio.open_nursery() as nursery:
+            last = payloads(await b.stream(nursery))[-1]
+        assert last["error"]["code"] == "upstream_error"
+        assert good.counts[PATH] == 0
+        assert b.held() == 0
+
+
+async def test_an_answer_that_breaks_is_not_retried():
+    cut, good = holding("a"), holding("b")
+    cut.scripts[PATH] = lambda asked: Reply(frames=[b'{"choices"'], abort=True)
+    async with bench(cut, good) as b:
+        async with raising(UpstreamError):
+            await b.unary()
+        assert good.counts[PATH] == 0
+        assert b.requests() == {"502": 1}
+
+
+# Errors of a neuron
+
+
+async def test_what_the_client_did_wrong_is_passed_on_in_the_neurons_words():
+    neuron, other = holding("a"), holding("b")
+    told = {
+        "message": "too long",
+        "type": "invalid_request_error",
+        "code": "context_length_exceeded",
+        "param": "messages",
+        "prompt_tokens": 9,
+        "context": 8,
+    }
+    neuron.scripts[PATH] = lambda asked: json_reply({"error": told}, 400)
+    async with bench(neuron, other) as b:
+        async with raising(ContextLengthExceeded, "too long") as caught:
+            await b.unary()
+        error = leaf(caught.value)
+        assert (error.param, error.extras) == ("messages", {"prompt_tokens": 9, "context": 8})
+        assert other.counts[PATH] == 0
+
+
+def leaf(error: BaseException) -> CortexError:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, CortexError)
+    return error
+
+
+async def test_a_refused_token_is_no_fault_of_the_client():
+    neuron = holding("a")
+    neuron.scripts[PATH] = lambda asked: error_reply(401, "invalid_api_key", "wrong token")
+    async with bench(neuron) as b:
+        async with raising(UpstreamError):
+            await b.unary()
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"\xff"])
+async def test_an_answer_that_is_no_object_is_the_upstreams_error(body):
+    neuron = holding("a")
+    neuron.scripts[PATH] = lambda asked: Reply(frames=[body] if body else [])
+    async with bench(neuron) as b:
+        async with raising(UpstreamError):
+            await b.unary()
+        assert b.requests() == {"502": 1}
+
+
+async def test_an_error_without_an_envelope_keeps_its_status():
+    neuron = holding("a")
+    neuron.scripts[PATH] = lambda asked: Reply(400, (b"nope",), content_type="text/plain")
+    async with bench(neuron) as b:
+        async with raising(BadRequest, "nope"):
+            await b.unary()
+
+
+async def test_an_unknown_model_reaches_no_neuron():
+    neuron = holding("a")
+    async with bench(neuron) as b:
+        async with raising(ModelNotFound):
+            await b.unary(model="nothing-like-it")
+        assert neuron.counts[PATH] == 0
+        assert b.requests() == {"404": 1}
+
+
+# What is sent
+
+
+async def test_the_clients_key_stays_here_and_the_nodes_token_goes():
+    neuron = holding("a", token="s3cret")
+    async with bench(neuron) as b:
+        await b.unary(
+            headers={
+                "authorization": "Bearer mine",
+                "x-api-key": "mine",
+                "cookie": "a=mine",
+                "x-cortex-caller": "root",
+                "x-cortex-salt": "other",
+                "x-cortex-priority": "9",
+            }
+        )
+        headers = neuron.requests[-1].headers
+        assert headers["authorization"] == "Bearer s3cret"
+        assert "mine" not in json.dumps(headers)
+        assert headers.get("x-cortex-caller") != "root"
+        assert not {"x-cortex-salt", "x-cortex-priority"} & set(headers)
+
+
+async def test_the_clients_key_is_not_sent_to_a_node_without_a_token():
+    neuron = holding("a")
+    async with bench(neuron) as b:
+        await b.unary(headers={"authorization": "Bearer mine"})
+        assert "authorization" not in neuron.requests[-1].headers
+
+
+async def test_the_request_id_and_the_trace_go_with_the_request():
+    neuron = holding("a")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with bench(neuron) as b:
+        await b.unary(headers={"traceparent": trace})
+        headers = neuron.requests[-1].headers
+        assert (headers["x-request-id"], headers["traceparent"]) == ("req_1", trace)
+
+
+@pytest.mark.parametrize("trace", ["a\r\nx-evil: 1", "a\nb", "é", "x" * 129, "a\0"])
+async def test_a_harmful_trace_is_left_out(trace):
+    neuron = holding("a")
+    async with bench(neuron) as b:
+        await b.unary(headers={"traceparent": trace})
+        headers = neuron.requests[-1].headers
+        assert not {"traceparent", "x-evil"} & set(headers)
+
+
+async def test_an_alias_is_sent_as_the_models_id():
+    neuron = holding("a")
+    entry = CatalogueEntry("m", source="org/m")
+    async with bench(neuron, models=(entry,), aliases={"gpt-4": "m"}) as b:
+        await b.unary(model="gpt-4", temperature=0.5)
+        sent = neuron.requests[-1].json
+        assert (sent["model"], sent["temperature"]) == ("m", 0.5)
+
+
+async def test_a_lease_is_held_exactly_as_long_as_the_answer():
+    go_on = trio.Event()
+    neuron = holding("a")
+    neuron.scripts[PATH] = lambda asked: Reply(frames=[go_on, b'{"choices": []}'])
+    async with bench(neuron) as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.unary)
+            while not neuron.in_flight:
+                await trio.testing.wait_all_tasks_blocked()
+            assert b.held() == 2
+            go_on.set()
+        assert b.held() == 0
+
+
+async def test_a_client_that_leaves_releases_lease_and_connection():
+    neuron = holding("a")
+    neuron.scripts[PATH] = lambda asked: Reply(frames=[trio.Event()])
+    async with bench(neuron) as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.unary)
+            while not neuron.in_flight:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert b.held() == 0
+        assert b.upstream.idle_connections == 0
+        assert b.requests() == {"499": 1}
