@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import trio
 
-from cortex.errors import BadRequest, CortexError
+from cortex.errors import BadRequest
 from cortex.neuron.admission import Admission
 from cortex.neuron.chat_answers import ChatMessage, ChatStream, chat_body
 from cortex.neuron.completion_answers import CompletionShape, CompletionText, TokenTable

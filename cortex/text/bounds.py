@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jinja2
@@ -32,6 +32,13 @@ def result(value: Any) -> Any:
     if isinstance(value, int) and value.bit_length() > 4096:
         raise Exceeded("the template computes too large a number")
     return value
+
+
+def concatenated(pieces: Iterable[str]) -> str:
+    """The text of a macro's or a block's *pieces*."""
+    known = list(pieces)
+    _count(sum(map(len, known)), "")
+    return "".join(known)
 
 
 def operation(operator: str, left: Any, right: Any) -> None:
@@ -81,17 +88,17 @@ def joined(items: Any, separator: Any) -> None:
 
 def shown(value: Any) -> Any:
     """*value*, unless it is too long when written out: lists may hold one another many times."""
-    left, stack = MAX_TEXT, [value]
+    text, items, stack = 0, 0, [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            left -= len(item)
+            text += len(item)
         elif isinstance(item, Mapping):
             stack += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple):
             stack += item
-        left -= 1
-        if left < 0 or len(stack) > MAX_TEXT:
+        items += 1
+        if text > MAX_TEXT or items + len(stack) > 2 * MAX_ITEMS:
             raise Exceeded("the template builds too long a text")
     return value
 

@@ -79,6 +79,7 @@ class TemplateEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """trim_blocks, lstrip_blocks, loop controls, ``tojson`` that escapes nothing."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat = staticmethod(bounds.concatenated)
 
     def __init__(self, now: Callable[[], datetime.datetime] = datetime.datetime.now) -> None:
         super().__init__(

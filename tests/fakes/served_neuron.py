@@ -1,6 +1,6 @@
 """The neuron's routes on loopback, with the demonstration model's text and engines without a model.
 
-What an engine says is scripted, so that a test can hold it up, let it fail, or make it say anything.
+What an engine says is scripted, so that a test can hold it up, make it fail or say anything.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import httpx
@@ -17,9 +18,15 @@ from fakes.engine import FakeCheckpoints, FakeEngine
 from fakes.lifecycle import House, load_request
 from prometheus_client import CollectorRegistry
 
-from cortex.engine.request import Event, FinishReason, FirstToken, RequestFailed, TokenEvent
+from cortex.engine.request import (
+    Event,
+    FinishReason,
+    FirstToken,
+    RequestFailed,
+    TokenEvent,
+    TokenLogprob,
+)
 from cortex.engine.request import Request as EngineRequest
-from cortex.engine.request import TokenLogprob
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
 from cortex.neuron.api import NeuronApi, render_error, token_guard
@@ -78,26 +85,16 @@ class ScriptedEngine(FakeEngine):
         return TokenEvent(request.id, said, finish, logprob, first)
 
 
-class NoProbe:
-    """A probe of no devices."""
-
-    def health(self, devices: Sequence[wire.Device]) -> tuple[wire.DeviceHealth, ...]:
-        return ()
-
-    def read(self) -> tuple[wire.DeviceHealth, ...]:
-        return ()
-
-
 @attrs.define(eq=False)
 class ServedNeuron:
     """``engine`` is the one that serves; ``client`` speaks to the neuron."""
 
     engine: FakeEngine
+    checkpoints: FakeCheckpoints
     lifecycle: Lifecycle
     admission: Admission
     inference: Inference
     registry: CollectorRegistry
-    api: NeuronApi
     client: httpx.AsyncClient
     url: str
 
@@ -114,6 +111,7 @@ async def served(
     """A neuron with `MODEL` loaded on an engine from *make*; twenty seconds at most."""
     checkpoints = FakeCheckpoints(make=lambda _: make())
     house = House(checkpoints=checkpoints, read_text=lambda _: demo_text())  # type: ignore[arg-type]
+    no_probe: Any = None  # there are no devices to look at
     registry = CollectorRegistry()
     admission = Admission(max_running, max_waiting)
     pace = pace or Pace(commit_after=float("inf"), keep_alive=60.0, stall=5.0)
@@ -125,7 +123,7 @@ async def served(
             lifecycle,
             inference,
             admission,
-            HealthMonitor(NoProbe(), ()),  # type: ignore[arg-type]
+            HealthMonitor(no_probe, ()),
             Activation(lifecycle.load, []),
             wire.Discovery("host", "os", "kernel"),
             registry,
@@ -139,9 +137,9 @@ async def served(
                 partial(serve, app, listener, stop=stop.wait, drain_seconds=2.0)
             )
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
-                engine = house.checkpoints.engines[f"{MODEL.replace('/', '--')}"][0]
+                engine = checkpoints.engines[MODEL.replace("/", "--")][0]
                 yield ServedNeuron(
-                    engine, lifecycle, admission, inference, registry, api, client, url
+                    engine, checkpoints, lifecycle, admission, inference, registry, client, url
                 )
             nursery.cancel_scope.cancel()
 

@@ -60,7 +60,9 @@ def streamed(updates: Sequence[Update], **fields: Any) -> list[Any]:
     stream = shape(**fields)
     frames = stream.opening(1) + b"".join(stream.update(0, update) for update in updates)
     done = ended("tool_calls")
-    return parsed(frames + stream.finish(done, timings([done], 7)) + stream.end({"total_tokens": 3}))
+    return parsed(
+        frames + stream.finish(done, timings([done], 7)) + stream.end({"total_tokens": 3})
+    )
 
 
 def added_up(chunks: Sequence[Any]) -> dict[str, Any]:
@@ -74,10 +76,12 @@ def added_up(chunks: Sequence[Any]) -> dict[str, Any]:
             message["entries"] += (choice["logprobs"] or {"content": []})["content"]
             for call in delta.get("tool_calls", ()):
                 if "id" in call:
-                    assert call["index"] == len(message["calls"]) and call["type"] == "function"
+                    assert call["index"] == len(message["calls"])
+                    assert call["type"] == "function"
                     message["calls"].append([call["id"], call["function"]["name"], ""])
                 else:
-                    assert "name" not in call["function"] and "type" not in call
+                    assert "name" not in call["function"]
+                    assert "type" not in call
                 message["calls"][call["index"]][2] += call["function"]["arguments"]
     return message
 
@@ -138,7 +142,8 @@ def test_chunks_come_in_openais_order_and_share_their_head() -> None:
 
 def test_usage_is_its_own_chunk_and_null_before_where_asked() -> None:
     chunks = streamed([Update((ContentDelta("a"),))], include_usage=True)
-    assert chunks[-2]["choices"] == [] and chunks[-2]["usage"] == {"total_tokens": 3}
+    assert chunks[-2]["choices"] == []
+    assert chunks[-2]["usage"] == {"total_tokens": 3}
     assert all(chunk["usage"] is None for chunk in chunks[:-2])
 
 
@@ -167,7 +172,8 @@ def test_timings_come_with_the_last_finish() -> None:
 
 def test_a_logprob_whose_text_is_held_back_still_comes() -> None:
     chunks = streamed([Update((), (entry(300),)), Update((ContentDelta("a"),))], logprobs=True)
-    assert len(added_up(chunks)["entries"]) == 1 and added_up(chunks)["content"] == "a"
+    assert len(added_up(chunks)["entries"]) == 1
+    assert added_up(chunks)["content"] == "a"
 
 
 def test_an_update_with_nothing_sends_nothing() -> None:
@@ -211,9 +217,11 @@ def test_a_body_has_every_key_the_specification_requires() -> None:
     message = ChatMessage(TOKENIZER, logprobs=False)
     body = chat_body("c", "m", 5, [message.choice(done)], {"total_tokens": 1}, timings([done], 2))
     assert {"id", "object", "created", "model", "choices", "usage"} <= set(body)
-    assert body["object"] == "chat.completion" and body["service_tier"] == "default"
+    assert body["object"] == "chat.completion"
+    assert body["service_tier"] == "default"
     (choice,) = body["choices"]
-    assert choice["logprobs"] is None and choice["message"]["refusal"] is None
+    assert choice["logprobs"] is None
+    assert choice["message"]["refusal"] is None
     assert "tool_calls" not in choice["message"]
     json.dumps(body, allow_nan=False)
 

@@ -96,7 +96,8 @@ def test_usage_comes_once_where_asked(demo: DemoNeuron) -> None:
     chunks = demo.stream(n=2, max_tokens=3, stream_options=options)
     assert [chunk["usage"] is not None for chunk in chunks[:-1]][-1:] == [True]
     assert all(chunk["usage"] is None for chunk in chunks[:-2])
-    assert chunks[-2]["choices"] == [] and chunks.count("[DONE]") == 1
+    assert chunks[-2]["choices"] == []
+    assert chunks.count("[DONE]") == 1
     finishes = [c for k in (0, 1) for c in choices(chunks, k) if c["finish_reason"]]
     assert len(finishes) == 2
 
@@ -112,7 +113,8 @@ def test_timings_come_on_the_last_chunk(demo: DemoNeuron) -> None:
     chunks = demo.stream(max_tokens=3)
     assert ["timings" in chunk for chunk in chunks[:-1]] == [False] * (len(chunks) - 2) + [True]
     timings = chunks[-2]["timings"]
-    assert timings["completion_tokens"] == 3 and timings["prefill_ms"] > 0
+    assert timings["completion_tokens"] == 3
+    assert timings["prefill_ms"] > 0
 
 
 def test_thinking_precedes_the_answer_and_never_shares_a_delta(demo: DemoNeuron) -> None:
@@ -120,15 +122,15 @@ def test_thinking_precedes_the_answer_and_never_shares_a_delta(demo: DemoNeuron)
     deltas = [choice["delta"] for choice in choices(chunks)[1:]]
     kinds = ["".join(sorted(set(delta))) for delta in deltas if delta]
     thoughts = kinds.count("reasoning_content")
-    assert thoughts and kinds == ["reasoning_content"] * thoughts + ["content"] * (
-        len(kinds) - thoughts
-    )
+    assert thoughts
+    assert kinds == ["reasoning_content"] * thoughts + ["content"] * (len(kinds) - thoughts)
 
 
 def test_a_call_begins_with_id_and_name_and_goes_on_with_arguments(demo: DemoNeuron) -> None:
     chunks = demo.stream(messages=user("What is the weather in Paris?"), tools=[WEATHER])
     calls = [c for choice in choices(chunks) for c in choice["delta"].get("tool_calls", ())]
-    assert set(calls[0]) == {"index", "id", "type", "function"} and len(calls) > 1
+    assert set(calls[0]) == {"index", "id", "type", "function"}
+    assert len(calls) > 1
     assert all(set(call) == {"index", "function"} for call in calls[1:])
     assert all(set(call["function"]) == {"arguments"} for call in calls[1:])
 
@@ -140,10 +142,13 @@ def test_framing_and_headers(demo: DemoNeuron) -> None:
         raw = b"".join(answer.iter_raw())
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
-    assert "content-length" not in answer.headers and "content-encoding" not in answer.headers
-    assert raw.endswith(b"data: [DONE]\n\n") and b"\r" not in raw
+    assert "content-length" not in answer.headers
+    assert "content-encoding" not in answer.headers
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert b"\r" not in raw
     for frame in raw.decode().removesuffix("\n\n").split("\n\n"):
-        assert frame.startswith(("data: ", ":")) and "\n" not in frame
+        assert frame.startswith(("data: ", ":"))
+        assert "\n" not in frame
 
 
 def test_the_first_text_comes_before_the_last_is_made(demo: DemoNeuron) -> None:

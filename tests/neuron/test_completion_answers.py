@@ -64,7 +64,8 @@ def test_without_logprobs_of_the_prompt_offsets_begin_after_the_echo() -> None:
     text = choice_text(logprobs=0, echo=True)
     whole = text.take(word(" is", first=first(logprobs=False)))
     table = text.choice(whole, ended())["logprobs"]
-    assert table["text_offset"] == [len("Hello there")] and table["top_logprobs"] == [{}]
+    assert table["text_offset"] == [len("Hello there")]
+    assert table["top_logprobs"] == [{}]
 
 
 def test_the_tables_of_chunks_add_up_to_the_whole_one() -> None:
@@ -79,7 +80,8 @@ def test_the_tables_of_chunks_add_up_to_the_whole_one() -> None:
 
 def test_minus_infinity_is_written_as_a_number() -> None:
     table = TokenTable(TOKENIZER, 1).rows([(PROMPT[0], entry(PROMPT[0], -float("inf")))])
-    assert table is not None and table["token_logprobs"] == [-9999.0]
+    assert table is not None
+    assert table["token_logprobs"] == [-9999.0]
 
 
 def test_without_the_wish_there_is_no_table() -> None:
@@ -95,15 +97,21 @@ def test_without_the_wish_there_is_no_table() -> None:
 def test_chunks_and_bodies_are_text_completions() -> None:
     shape = CompletionShape("cmpl-1", "m", 12, include_usage=True)
     choice = choice_text(logprobs=None, echo=False).choice("", ended())
-    assert choice["finish_reason"] == "stop" and choice["stop_reason"] is None
+    assert choice["finish_reason"] == "stop"
+    assert choice["stop_reason"] is None
     told = timings([ended()], 2)
     frames = shape.chunk(choice) + shape.chunk(choice, told) + shape.end({"total_tokens": 4})
     one, last, usage, done = chunks_of(iter(frames.decode().split("\n")))
     assert one["object"] == last["object"] == usage["object"] == "text_completion"
-    assert one["usage"] is None and "timings" not in one and "timings" in last
-    assert usage["choices"] == [] and usage["usage"] == {"total_tokens": 4} and done == "[DONE]"
+    assert one["usage"] is None
+    assert "timings" not in one
+    assert "timings" in last
+    assert usage["choices"] == []
+    assert usage["usage"] == {"total_tokens": 4}
+    assert done == "[DONE]"
     body = shape.body([choice], {"total_tokens": 4}, told)
-    assert body["usage"] == {"total_tokens": 4} and body["created"] == 12
+    assert body["usage"] == {"total_tokens": 4}
+    assert body["created"] == 12
 
 
 def test_without_the_wish_there_is_no_usage_chunk() -> None:

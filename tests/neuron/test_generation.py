@@ -98,7 +98,8 @@ async def test_a_stop_string_ends_the_text_before_it_wherever_tokens_are_cut(sto
     one = completion(stops=["never", stop])
     updates = await said(ScriptedEngine(script=[*ids(text), END]), one)
     assert text_of(updates) == text[: text.index(stop)]
-    assert one.finish == "stop" and one.parser.matched_stop == stop
+    assert one.finish == "stop"
+    assert one.parser.matched_stop == stop
 
 
 async def test_a_stop_string_frees_the_engine() -> None:
@@ -130,7 +131,8 @@ async def test_each_token_has_one_logprob_even_while_its_text_is_held() -> None:
 async def test_a_prompt_that_is_only_to_be_read_generates_nothing() -> None:
     one = completion(max_tokens=1, prompt_only=True)
     updates = await said(ScriptedEngine(script=ids("word")), one)
-    assert text_of(updates) == "" and updates[0][1].first is not None
+    assert text_of(updates) == ""
+    assert updates[0][1].first is not None
     assert (one.tokens, one.finish) == (0, "length")
 
 
@@ -205,9 +207,7 @@ class Handle:
             yield receive
 
 
-def token(
-    number: int, finish: FinishReason | None = None, cached: int | None = None
-) -> TokenEvent:
+def token(number: int, finish: FinishReason | None = None, cached: int | None = None) -> TokenEvent:
     first = None if cached is None else FirstToken(cached, 12.0, None)
     return TokenEvent("r0", number, finish, TokenLogprob(number, -0.5, ()), first)
 
@@ -254,7 +254,9 @@ def counted(index: int, tokens: int, cached: int, reasoning: int = 0) -> Complet
 
 
 def test_usage_counts_each_prompt_once_and_every_completion() -> None:
-    told = usage([10, 20], [counted(0, 3, 8), counted(1, 4, 9), counted(2, 5, 16), counted(3, 6, 19)])
+    told = usage(
+        [10, 20], [counted(0, 3, 8), counted(1, 4, 9), counted(2, 5, 16), counted(3, 6, 19)]
+    )
     assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (30, 18, 48)
     assert told["prompt_tokens_details"] == {"cached_tokens": 8 + 16}
     assert "completion_tokens_details" not in told

@@ -67,9 +67,12 @@ def test_more_completions_than_the_bound_are_refused() -> None:
 
 def test_every_end_of_the_model_is_a_stop_id() -> None:
     request = chat_job(model(), chat(), PROMPT, ANYONE).completions[0].request
-    assert END in request.stop_ids and len(request.stop_ids) == 2
+    assert END in request.stop_ids
+    assert len(request.stop_ids) == 2
     assert not request.ignore_eos
-    assert chat_job(model(), chat(ignore_eos=True), PROMPT, ANYONE).completions[0].request.ignore_eos
+    assert (
+        chat_job(model(), chat(ignore_eos=True), PROMPT, ANYONE).completions[0].request.ignore_eos
+    )
 
 
 def test_min_tokens_are_at_most_what_may_be_generated() -> None:
@@ -80,7 +83,8 @@ def test_min_tokens_are_at_most_what_may_be_generated() -> None:
 def test_nothing_to_generate_still_runs_the_prompt() -> None:
     job = completion_job(model(), completion(max_tokens=0, echo=True), [PROMPT], ANYONE)
     (one,) = job.completions
-    assert one.prompt_only and one.request.max_tokens == 1
+    assert one.prompt_only
+    assert one.request.max_tokens == 1
     (usual,) = completion_job(model(), completion(max_tokens=1), [PROMPT], ANYONE).completions
     assert not usual.prompt_only
 
@@ -112,5 +116,6 @@ def test_without_a_gateway_there_is_one_anonymous_caller() -> None:
 def test_no_header_is_an_error(name: str, salt: str, priority: str) -> None:
     headers = {"x-cortex-caller": name, "x-cortex-salt": salt, "x-cortex-priority": priority}
     caller = Caller.from_headers(headers)
-    assert len(caller.name) <= 256 and len(caller.salt) <= 256
+    assert len(caller.name) <= 256
+    assert len(caller.salt) <= 256
     assert abs(caller.priority) <= 99_999

@@ -38,7 +38,9 @@ def test_what_nobody_says_is_the_fallback() -> None:
     params = sampling_params(chat(), SILENT, 100)
     assert params.temperature == FALLBACK_TEMPERATURE
     assert (params.top_k, params.top_p, params.min_p, params.repetition_penalty) == (0, 1, 0, 1)
-    assert params.seed is None and params.logprobs is None and not params.prompt_logprobs
+    assert params.seed is None
+    assert params.logprobs is None
+    assert not params.prompt_logprobs
 
 
 def test_the_models_defaults_apply_where_the_request_is_silent() -> None:
@@ -80,7 +82,8 @@ def test_a_bias_on_a_token_beyond_the_vocabulary_is_refused() -> None:
 @given(seed=st.integers(-(2**63), 2**63 - 1))
 def test_every_seed_a_client_may_send_is_one_the_engine_takes(seed: int) -> None:
     got = sampling_params(chat(seed=seed), SILENT, 100).seed
-    assert got is not None and 0 <= got < 2**64
+    assert got is not None
+    assert 0 <= got < 2**64
 
 
 def test_logprobs_of_chat_need_the_switch_and_completions_the_number() -> None:
@@ -115,7 +118,8 @@ def test_a_budget_is_within_wish_and_room(prompt: int, wanted: int, context: int
     if prompt >= context:
         with pytest.raises(ContextLengthExceeded) as raised:
             budget(asked, prompt, context)
-        assert str(prompt) in raised.value.message and str(context) in raised.value.message
+        assert str(prompt) in raised.value.message
+        assert str(context) in raised.value.message
         return
     got = budget(asked, prompt, context)
     assert got.max_tokens == min(wanted, context - prompt)

@@ -86,7 +86,9 @@ async def test_calls_and_their_results_are_rendered() -> None:
         {"role": "tool", "tool_call_id": "c1", "content": "42 birds"},
         tools=[TOOL],
     )
-    assert text.count("<tool_call>") >= 1 and '"a": 1' in text and "42 birds" in text
+    assert text.count("<tool_call>") >= 1
+    assert '"a": 1' in text
+    assert "42 birds" in text
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
@@ -100,7 +102,8 @@ async def test_the_final_message_is_continued_where_asked() -> None:
     text = await rendered(USER, said, continue_final_message=True)
     assert text.endswith("Once upon a")
     closed = await rendered(USER, said)
-    assert not closed.endswith("Once upon a") and closed.count("Once upon a") == 1
+    assert not closed.endswith("Once upon a")
+    assert closed.count("Once upon a") == 1
 
 
 async def test_continuing_needs_an_assistant_message_at_the_end() -> None:
@@ -112,7 +115,8 @@ async def test_continuing_needs_an_assistant_message_at_the_end() -> None:
 async def test_the_generation_prompt_can_be_left_out() -> None:
     with_it = await rendered()
     without = await rendered(add_generation_prompt=False)
-    assert with_it.startswith(without) and len(with_it) > len(without)
+    assert with_it.startswith(without)
+    assert len(with_it) > len(without)
 
 
 async def test_a_model_without_a_template_points_to_completions() -> None:
@@ -155,7 +159,8 @@ async def test_negative_token_ids_are_refused() -> None:
 def test_tools_that_are_no_functions_are_skipped() -> None:
     asked = chat(tools=[{"type": "web_search"}, TOOL])
     offered = offered_tools(asked.tools, None)
-    assert offered is not None and [t["function"]["name"] for t in offered] == ["look"]
+    assert offered is not None
+    assert [t["function"]["name"] for t in offered] == ["look"]
     assert offered_tools(chat(tools=[{"type": "web_search"}]).tools, None) is None
 
 

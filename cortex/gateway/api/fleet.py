@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -92,8 +93,11 @@ class FleetApi:
 def _local_only(request: HttpRequest) -> None:
     """Admin routes answer loopback peers, and no page that a browser was led to by a name of its
     own choosing (DNS rebinding): the Host must be a loopback name too."""
-    host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
-    if not _loopback(request.peer) or host.strip("[]").lower() not in LOOPBACK_HOSTS:
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        host = None
+    if not _loopback(request.peer) or host not in LOOPBACK_HOSTS:
         raise Forbidden("fleet routes answer requests from this machine only")
 
 
