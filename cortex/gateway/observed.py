@@ -41,7 +41,9 @@ class Observed:
     def milliseconds(self, name: str) -> float | None:
         """A row of ``timings``, when it is there and a number."""
         value = (self.timings or {}).get(name)
-        return float(value) if type(value) in (int, float) and value >= 0 else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if value >= 0 else None
 
 
 def _count(value: Any, otherwise: int | None) -> int | None:

@@ -87,7 +87,7 @@ class ChatStream:
         bodies = [delta_body(delta) for delta in update.deltas]
         entries = [logprob_entry(self.tokenizer, entry) for entry in update.logprobs]
         if entries and not bodies:
-            bodies = [{"content": ""}]  # the token's text is held back, its logprob is not
+            bodies = [{}]  # the token's text is held back, its logprob is not
         frames = b""
         for number, body in enumerate(bodies):
             choice = self._choice(index, body)

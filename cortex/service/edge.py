@@ -75,6 +75,17 @@ class _Connection(TrioASGIHTTPConnection):
             nursery.cancel_scope.cancel("the client has gone")
 
 
+class _NoWebSocket:
+    """Declines every WebSocket with 403. Quart's own way to a 404 needs a request, and fails."""
+
+    def __init__(self, app: object, scope: object) -> None:
+        pass
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+
+
 def make_app(
     name: str,
     routes: Iterable[Route],
@@ -92,6 +103,7 @@ def make_app(
     """
     app = QuartTrio(name, static_folder=None)
     app.asgi_http_class = _Connection
+    app.asgi_websocket_class = _NoWebSocket  # type: ignore[assignment]
     app.config.update(
         MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=BODY_SECONDS, RESPONSE_TIMEOUT=None
     )

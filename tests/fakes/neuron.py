@@ -112,6 +112,10 @@ class FakeNeuron:
         self.models[model_id] = {"id": model_id, "status": status, "devices": [0], **more}
         return self.models[model_id]
 
+    def last(self, path: str) -> Asked:
+        """The newest request for *path*."""
+        return next(asked for asked in reversed(self.requests) if asked.path == path)
+
     def kill(self) -> None:
         """Drop every connection and refuse new ones."""
         assert self._scope is not None

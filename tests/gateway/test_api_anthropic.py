@@ -64,7 +64,7 @@ async def test_a_streamed_message_keeps_the_protocol(served):
 
 async def test_what_is_sent_upstream_is_a_chat(served, neuron):
     await served.client.post(MESSAGES, json=message("claude-x", system="Be kind.", top_k=5))
-    sent = neuron.requests[-1]
+    sent = neuron.last(CHAT)
     assert (sent.path, sent.json["model"]) == (CHAT, "m")
     assert sent.json["messages"][0] == {"role": "system", "content": "Be kind."}
     assert sent.json["on_overflow"] == "error"
@@ -182,19 +182,19 @@ async def test_a_slow_prefill_is_bridged_with_message_start_and_pings(neuron):
     frames = [go_on, *neuron._stream("m", {"completion_tokens": 3}, {})]
     neuron.scripts[CHAT] = lambda asked: Reply(frames=frames, content_type="text/event-stream")
     with trio.fail_after(10):
-        async with gateway(neuron, keepalive_seconds=0.05) as served:
-            async with served.stream(message(stream=True), MESSAGES) as reading:
-                await reading.until(b"event: ping")
-                assert reading.received.startswith(b"event: message_start")
-                go_on.set()
-                built = accumulate(await reading.rest())
+        async with (
+            gateway(neuron, keepalive_seconds=0.05) as served,
+            served.stream(message(stream=True), MESSAGES) as reading,
+        ):
+            await reading.until(b"event: ping")
+            assert reading.received.startswith(b"event: message_start")
+            go_on.set()
+            built = accumulate(await reading.rest())
     assert built["content"] == [{"type": "text", "text": "Hello, world"}]
 
 
 async def test_a_client_that_leaves_mid_stream_frees_the_neuron(served, neuron):
-    frames = itertools.chain.from_iterable(
-        itertools.repeat((chunk("m", {"content": "x"}), 0.02))
-    )
+    frames = itertools.chain.from_iterable(itertools.repeat((chunk("m", {"content": "x"}), 0.02)))
     neuron.scripts[CHAT] = lambda asked: Reply(frames=frames, content_type="text/event-stream")
     async with served.stream(message(stream=True), MESSAGES) as reading:
         await reading.until(b"text_delta")

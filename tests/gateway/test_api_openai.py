@@ -84,18 +84,18 @@ async def test_a_stream_carries_usage_when_it_is_asked_for(served, neuron):
     body = chat(stream=True, stream_options={"include_usage": True, "other": 1})
     bodies = payloads(await served.streamed(body))
     assert bodies[-2]["usage"]["completion_tokens"] == 3
-    assert neuron.requests[-1].json["stream_options"] == {"include_usage": True, "other": 1}
+    assert neuron.last(CHAT).json["stream_options"] == {"include_usage": True, "other": 1}
 
 
 async def test_usage_is_always_asked_of_the_neuron(served, neuron):
     await served.streamed(chat(stream=True))
-    assert neuron.requests[-1].json["stream_options"]["include_usage"] is True
+    assert neuron.last(CHAT).json["stream_options"]["include_usage"] is True
 
 
 async def test_fields_nobody_knows_are_passed_on(served, neuron):
     answer = await served.client.post(CHAT, json=chat(new_field={"a": 1}, reasoning_effort="low"))
     assert answer.status_code == 200
-    assert neuron.requests[-1].json["new_field"] == {"a": 1}
+    assert neuron.last(CHAT).json["new_field"] == {"a": 1}
 
 
 async def test_of_duplicate_keys_the_last_wins_in_what_is_sent(served, neuron):
@@ -103,8 +103,8 @@ async def test_of_duplicate_keys_the_last_wins_in_what_is_sent(served, neuron):
     body += b'"content":"b"}],"model":"m"}'
     answer = await served.client.post(CHAT, content=body)
     assert answer.status_code == 200
-    assert neuron.requests[-1].body.count(b'"model"') == 1
-    assert neuron.requests[-1].json["messages"] == [{"role": "user", "content": "b"}]
+    assert neuron.last(CHAT).body.count(b'"model"') == 1
+    assert neuron.last(CHAT).json["messages"] == [{"role": "user", "content": "b"}]
 
 
 async def test_many_streams_at_a_time_are_not_mixed(neuron):
@@ -219,12 +219,14 @@ async def test_a_full_queue_is_429_with_a_hint(neuron):
     neuron.model_loads = [{"id": "m", "in_flight": 0, "queue_depth": 0, "max_in_flight": 1}]
     streams(neuron, endless())
     with trio.fail_after(10):
-        async with gateway(neuron, queue_wait_seconds=0.1) as served:
-            async with served.stream(chat(stream=True)) as first:
-                await first.until(b'"x"')
-                answer = await served.client.post(CHAT, json=chat())
-                assert_envelope(answer, 429, "overloaded")
-                assert int(answer.headers["retry-after"]) > 0
+        async with (
+            gateway(neuron, queue_wait_seconds=0.1) as served,
+            served.stream(chat(stream=True)) as first,
+        ):
+            await first.until(b'"x"')
+            answer = await served.client.post(CHAT, json=chat())
+            assert_envelope(answer, 429, "overloaded")
+            assert int(answer.headers["retry-after"]) > 0
 
 
 # A stream that breaks

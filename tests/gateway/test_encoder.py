@@ -30,7 +30,9 @@ def objects(data: bytes):
 
 
 def test_frames_pass_byte_for_byte_when_nothing_has_to_change():
-    odd = b'data: {"choices": [ {"delta":{"content":"\\u00e9\xc3\xa9"}, "new" : 1.0e1}], "x":{}}\n\n'
+    odd = (
+        b'data: {"choices": [ {"delta":{"content":"\\u00e9\xc3\xa9"}, "new" : 1.0e1}], "x":{}}\n\n'
+    )
     stream = FIRST + HELLO + odd + LAST + DONE
     assert encode(encoder(), stream) == stream
 

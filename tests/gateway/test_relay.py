@@ -118,8 +118,6 @@ def message_stream() -> MessageStream:
     return MessageStream(read_messages(body), "msg_1", "req_1")
 
 
-
-
 # Whole streams
 
 

@@ -187,9 +187,11 @@ async def test_an_answer_is_read_whole_however_it_is_delimited(parts, body):
 
 async def test_status_and_headers_are_the_final_ones():
     parts = b"HTTP/1.1 100 Continue\r\nx-a: 1\r\n\r\n", OK.replace(b"200", b"503", 1)
-    async with serving(saying(*parts)) as (server, upstream):
-        async with upstream.call(Call(server.url, "/x", b"")) as response:
-            assert (response.status, dict(response.headers)) == (503, {"content-length": "2"})
+    async with (
+        serving(saying(*parts)) as (server, upstream),
+        upstream.call(Call(server.url, "/x", b"")) as response,
+    ):
+        assert (response.status, dict(response.headers)) == (503, {"content-length": "2"})
 
 
 async def test_a_body_comes_as_it_arrives():
@@ -201,20 +203,25 @@ async def test_a_body_comes_as_it_arrives():
         await go_on.wait()
         await peer.say(b"1\r\nb\r\n0\r\n\r\n")
 
-    async with serving(talk) as (server, upstream):
-        async with upstream.call(Call(server.url, "/x", b"")) as response:
-            assert await response.receive() == b"a"
-            go_on.set()
-            assert await response.receive() == b"b"
-            assert await response.receive() == b""
-            assert await response.receive() == b""
+    async with (
+        serving(talk) as (server, upstream),
+        upstream.call(Call(server.url, "/x", b"")) as response,
+    ):
+        assert await response.receive() == b"a"
+        go_on.set()
+        assert await response.receive() == b"b"
+        assert await response.receive() == b""
+        assert await response.receive() == b""
 
 
 HOSTILE = {
     "garbage": (b"\x16\x03\x01 what is this\r\n\r\n",),
     "no-status": (b"HTTP/1.1\r\n\r\n",),
     "half-head": (b"HTTP/1.1 200 OK\r\ncontent-le",),
-    "giant-head": (b"HTTP/1.1 200 OK\r\n", *[b"x-%d: %b\r\n" % (i, b"y" * 8000) for i in range(20)]),
+    "giant-head": (
+        b"HTTP/1.1 200 OK\r\n",
+        *[b"x-%d: %b\r\n" % (i, b"y" * 8000) for i in range(20)],
+    ),
     "endless-interim": (b"HTTP/1.1 100 Continue\r\n\r\n" * 6000,),
     "short-length": (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort",),
     "short-chunked": (CHUNKED + b"5\r\nabc",),
@@ -280,9 +287,11 @@ async def test_an_answer_given_before_the_body_was_read_is_heard():
         await peer.stream.send_eof()
         await peer.closed()
 
-    async with serving(talk) as (server, upstream):
-        async with upstream.call(Call(server.url, "/x", b"x" * (4 << 20))) as response:
-            assert response.status == 413
+    async with (
+        serving(talk) as (server, upstream),
+        upstream.call(Call(server.url, "/x", b"x" * (4 << 20))) as response,
+    ):
+        assert response.status == 413
 
 
 async def test_no_answer_at_all_is_a_refusal():
@@ -362,7 +371,7 @@ async def test_a_call_cancelled_while_it_connects_leaves_no_socket():
             each.setblocking(False)
             each.connect_ex(full.getsockname())
         async with PooledUpstream() as upstream:
-            call = Call("http://127.0.0.1:%d" % full.getsockname()[1], "/x", b"")
+            call = Call(f"http://127.0.0.1:{full.getsockname()[1]}", "/x", b"")
             before = len(os.listdir("/dev/fd"))
             with trio.move_on_after(0.05) as scope:
                 async with upstream.call(call):

@@ -50,5 +50,3 @@ async def attacked(neuron):
             whole = other.received[: other.received.rfind(b"\n\n") + 2]
             numbers = text_of(whole).split()
             assert numbers == [str(n) for n in range(len(numbers))]
-
-

@@ -148,14 +148,9 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_name_that_is_no_models_is_404_and_goes_nowhere(
-    attacked, neuron, dialect, name, stream
-):
+async def test_a_name_that_is_no_models_is_404_and_goes_nowhere(attacked, neuron, dialect, name):
     before = len([asked for asked in neuron.requests if asked.method == "POST"])
-    answer = await attacked.client.post(
-        PATHS[dialect], json=body(dialect, model=name, stream=stream)
-    )
+    answer = await attacked.client.post(PATHS[dialect], json=body(dialect, model=name))
     assert_refused(answer, dialect, 404)
     assert len([asked for asked in neuron.requests if asked.method == "POST"]) == before
     assert "x-evil" not in answer.headers
@@ -178,15 +173,15 @@ async def test_of_duplicate_keys_the_last_wins_at_every_level(attacked, neuron, 
     data = raw_body(dialect, b'"messages":[{"role":"system","role":"user","content":"b"}]')
     answer = await attacked.client.post(PATHS[dialect], content=data)
     assert answer.status_code == 200
-    assert neuron.requests[-1].json["messages"][-1]["role"] == "user"
-    assert neuron.requests[-1].body.count(b'"role"') == 1
+    assert neuron.last(CHAT).json["messages"][-1]["role"] == "user"
+    assert neuron.last(CHAT).body.count(b'"role"') == 1
 
 
 async def test_a_nul_in_a_text_arrives_as_it_is(attacked, neuron, dialect):
     asked = body(dialect, messages=[{"role": "user", "content": "a\0b"}])
     answer = await attacked.client.post(PATHS[dialect], json=asked)
     assert answer.status_code == 200
-    assert "a\\u0000b" in json.dumps(neuron.requests[-1].json["messages"])
+    assert "a\\u0000b" in json.dumps(neuron.last(CHAT).json["messages"])
 
 
 async def test_names_of_python_are_plain_data(attacked, dialect):

@@ -173,6 +173,7 @@ def test_timings_come_with_the_last_finish() -> None:
 def test_a_logprob_whose_text_is_held_back_still_comes() -> None:
     chunks = streamed([Update((), (entry(300),)), Update((ContentDelta("a"),))], logprobs=True)
     assert len(added_up(chunks)["entries"]) == 1
+    assert chunks[1]["choices"][0]["delta"] == {}  # neither content nor reasoning
     assert added_up(chunks)["content"] == "a"
 
 

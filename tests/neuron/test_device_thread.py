@@ -59,7 +59,7 @@ async def read_all(handle: EngineHandle, name: str, max_tokens: int = 3) -> list
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let other tasks and threads run until *condition* holds; bounded by the test's own bound."""
-    while not condition():  # noqa: ASYNC110 - other threads bring it about
+    while not condition():
         await trio.sleep(0.001)
 
 

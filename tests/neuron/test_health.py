@@ -36,7 +36,7 @@ async def test_it_is_ready_after_its_first_look_and_goes_on() -> None:
             await nursery.start(health.run)
             assert health.devices == WELL
             assert health.free_bytes(1) == 4 << 20
-            while health.devices == WELL:  # noqa: ASYNC110 - a thread brings it about
+            while health.devices == WELL:
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
     assert lost == []

@@ -1,4 +1,4 @@
-"""The request path over HTTP with scripted engines: failures, ends, silences, clients that leave."""
+"""The request path over HTTP with scripted engines: failures, silences, clients that leave."""
 
 from __future__ import annotations
 
@@ -191,18 +191,18 @@ async def test_a_full_queue_is_told_with_a_time_and_counted() -> None:
 
 
 async def test_while_draining_nothing_new_begins_and_what_runs_ends() -> None:
-    async with served(held) as neuron:
-        async with neuron.client.stream("POST", ROUTE, json=body(stream=True, max_tokens=3)) as one:
-            neuron.lifecycle.drain()
-            neuron.admission.close()
-            assert (await neuron.client.get("/health")).json()["status"] == "draining"
-            for stream in (False, True):
-                answer = await neuron.client.post(ROUTE, json=body(stream=stream))
-                assert answer.status_code == 503
-                assert answer.headers["retry-after"]
-            assert neuron.engine.gate is not None
-            neuron.engine.gate.set()
-            assert (await lines(one))[-1] == "data: [DONE]"
+    asked = body(stream=True, max_tokens=3)
+    async with served(held) as neuron, neuron.client.stream("POST", ROUTE, json=asked) as one:
+        neuron.lifecycle.drain()
+        neuron.admission.close()
+        assert (await neuron.client.get("/health")).json()["status"] == "draining"
+        for stream in (False, True):
+            answer = await neuron.client.post(ROUTE, json=body(stream=stream))
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+        assert neuron.engine.gate is not None
+        neuron.engine.gate.set()
+        assert (await lines(one))[-1] == "data: [DONE]"
 
 
 # Silence
@@ -259,6 +259,23 @@ async def test_a_client_that_leaves_frees_engine_and_seats(stream: bool, n: int)
         await until(lambda: sample(neuron, counted) == 1)
         with neuron.lifecycle.lease(MODEL) as model:
             await until(lambda: model.engine.stats().kv_blocks_used == 0)  # type: ignore[union-attr]
+
+
+async def test_a_client_that_takes_no_data_is_let_go() -> None:
+    pace = Pace(commit_after=float("inf"), keep_alive=60.0, stall=0.1)
+    async with served(lambda: FakeEngine(max_context=10**6), pace=pace) as neuron:
+        content = json.dumps(body("word " * 50, stream=True)).encode()
+        host, port = neuron.url.removeprefix("http://").split(":")
+        with trio.socket.socket() as client:
+            client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            await client.connect((host, int(port)))
+            head = f"POST {ROUTE} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+            await client.send(head.encode() + content)
+            aborted = f'neuron_requests_aborted_total{{model="{MODEL}"}}'
+            await until(lambda: sample(neuron, aborted) == 1, 10.0)
+            assert neuron.admission.seats(MODEL).taken == 0
+            await until(lambda: not neuron.engine.running)
+        assert "neuron_requests_failed_total{" not in metrics.render(neuron.registry).decode()
 
 
 # Separation and records

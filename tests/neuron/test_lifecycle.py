@@ -33,7 +33,7 @@ from cortex.wire import neuron as wire
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - other threads bring it about
+    while not condition():
         await trio.sleep(0.001)
 
 

@@ -70,7 +70,7 @@ async def test_control_tokens_that_a_user_writes_stay_text() -> None:
     honest = await chat_prompt(demo_text(), chat({"role": "user", "content": "x"}))
     prompt = await chat_prompt(demo_text(), chat(forged))
     start = demo_text().tokenizer.token_id("<|im_start|>")
-    assert prompt.ids.count(start) == honest.ids.count(start)  # type: ignore[arg-type]
+    assert prompt.ids.count(start) == honest.ids.count(start)
 
 
 async def test_tools_are_shown_unless_calls_are_forbidden() -> None:
@@ -165,12 +165,13 @@ def test_tools_that_are_no_functions_are_skipped() -> None:
 
 
 async def test_tool_markup_is_parsed_only_where_calls_are_allowed() -> None:
-    said = ids('<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>')
-    for fields, calls in [
+    offers: list[tuple[dict[str, Any], int]] = [
         ({"tools": [TOOL]}, 1),
         ({"tools": [TOOL], "tool_choice": "none"}, 0),
         ({}, 0),
-    ]:
+    ]
+    said = ids('<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>')
+    for fields, calls in offers:
         asked = chat(**fields)
         parser = output_parser(demo_text(), asked, await chat_prompt(demo_text(), asked))
         parser.feed(*said)
