@@ -31,8 +31,8 @@ NO_TORCH = (
 )
 # A busy trio thread otherwise stretches an engine step tenfold (measured); the default is 5 ms.
 SWITCH_INTERVAL = 1e-4
-# After the drain: unloading (20 s) and a client that takes no data (30 s, `service.serve`).
-WEDGED_SECONDS = 60.0
+# After the drain: unloading (20 s), and as much again for a slow machine.
+WEDGED_SECONDS = 40.0
 
 
 def config_option(variable: str) -> Callable[[F], F]:

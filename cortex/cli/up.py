@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEMO = "cortex/demo"
 LOOPBACK = "127.0.0.1"
+QUESTION = "Which roles does cortex have?"  # the demonstration model knows the answer
 
 
 @attrs.frozen
@@ -179,8 +180,9 @@ async def announce(
 def welcome(addresses: Addresses, models: tuple[str, ...]) -> str:
     """What is printed once everything runs: addresses, and lines to paste."""
     base, model = addresses.gateway, models[0]
-    ask = f'model="{model}", messages=[{{"role": "user", "content": "What is cortex?"}}]'
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is cortex?"}}]}}'
+    messages = f'[{{"role": "user", "content": "{QUESTION}"}}]'
+    ask = f'model="{model}", messages={messages}'
+    body = f'{{"model": "{model}", "messages": {messages}}}'
     variables = {
         "ANTHROPIC_BASE_URL": base,
         "ANTHROPIC_AUTH_TOKEN": "none",
@@ -197,7 +199,7 @@ cortex is up and serves {", ".join(models)}
   Anthropic   {base}
   metrics     {addresses.metrics}
 
-A chat in this terminal's neighbour:
+A chat in another terminal:
   {chat}
 
 curl:

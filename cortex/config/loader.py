@@ -33,6 +33,11 @@ TOKEN_LIMIT = 4096  # bytes of a token file
 GATEWAY_VARIABLES = frozenset({"CORTEX_NEURONS", "CORTEX_NEURON_TOKEN"})
 NEURON_VARIABLES = frozenset({"NEURON_DEFAULT_MODELS"})
 
+# Checked, so that files need not change later, but read by nothing yet: models are unloaded when
+# they are idle, none is evicted to make room for another.
+UNUSED_EVICTION = ("strategy", "min_residency_seconds", "defrag_after_cycles")
+UNUSED_MODEL = ("residency_priority",)
+
 
 def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
     """The gateway's configuration from *path*, or ``$CORTEX_CONFIG``, and *environ*.
@@ -44,6 +49,7 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
     table = read_toml(path) if path else {}
     warnings = _translate(table, legacy.GATEWAY, path)
     _anchor(table, path, "models_config")
+    warnings += _without_effect(table.get("eviction"), UNUSED_EVICTION, path, "eviction.")
     variables = overlay(table, GatewayConfig, "CORTEX_", environ, reserved=GATEWAY_VARIABLES)
     listed = environ.get("CORTEX_NEURONS", "")
     if listed:
@@ -69,6 +75,12 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
     )
 
 
+def _without_effect(table: Any, names: tuple[str, ...], path: Path | None, where: str) -> list[str]:
+    """Warnings for the keys of *table* that this version reads nowhere."""
+    found = [name for name in names if isinstance(table, dict) and name in table]
+    return [f"{_place(path)}: {where}{name} has no effect in this version" for name in found]
+
+
 def load_catalogue(config: GatewayConfig) -> Catalogue:
     """The catalogue *config* points to; empty where it points to none."""
     if config.models_config is None:
@@ -89,6 +101,8 @@ def read_catalogue(path: Path) -> Catalogue:
     """The models and aliases in *path*."""
     table = read_toml(path)
     warnings = _translate(table, legacy.CATALOGUE, path)
+    for entry in table.get("models", ()):
+        warnings += _without_effect(entry, UNUSED_MODEL, path, "models[].")
     file = _structure(table, CatalogueFile, path, Overlay())
     return _checked(lambda: Catalogue(file.models, file.aliases, tuple(warnings)), str(path))
 

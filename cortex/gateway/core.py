@@ -7,8 +7,8 @@ differ in what they send upstream and in how they encode what comes back, nowher
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
@@ -22,7 +22,7 @@ from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.queue import WaitingRoom
 from cortex.gateway.relay import relay
 from cortex.gateway.router import Lease, Router
-from cortex.gateway.upstream import Call, Refused, Upstream, UpstreamResponse
+from cortex.gateway.upstream import Broken, Call, Refused, Upstream, UpstreamResponse
 from cortex.service import logs
 from cortex.service.http import HttpRequest, StreamAnswer
 from cortex.service.stream import Pace
@@ -101,6 +101,16 @@ class InferenceCore:
             self.pace,
         )
 
+    @contextmanager
+    def reading(self, request: HttpRequest, dialect: str) -> Iterator[None]:
+        """Around the reading of a body: one that is refused is logged and counted too."""
+        try:
+            yield
+        except CortexError as exc:
+            with Exchange(self.metrics, dialect, "", request.received_at) as exchange:
+                exchange.failed(exc)
+            raise
+
     def _exchange(self, request: HttpRequest, job: Job) -> Exchange:
         return Exchange(
             self.metrics, job.dialect, job.requested, request.received_at, stream=job.stream
@@ -164,8 +174,9 @@ class InferenceCore:
             response = await held.enter_async_context(
                 self.upstream.call(_call(request, job, lease))
             )
-        except Refused as exc:
-            self.router.refused(lease)
+        except (Refused, Broken) as exc:
+            if isinstance(exc, Refused):
+                self.router.refused(lease)
             tried.add(lease.node)
             raise Refusal(exc) from exc
         if response.status == 200:

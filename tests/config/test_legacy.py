@@ -52,14 +52,16 @@ def test_the_originals_gateway_file_loads(write):
     )
     config = load_gateway(path, {})
     assert config.gateway.listen == "0.0.0.0:31313"
-    assert [w.removeprefix(f"{path}: ").split(" is ")[0] for w in config.warnings] == [
+    assert [w.removeprefix(f"{path}: ").split(" ")[0] for w in config.warnings] == [
         "entitlements",
         "upstream",
+        "eviction.strategy",
+        "eviction.defrag_after_cycles",
     ]
     assert "NOT authenticated" in config.warnings[0]
 
 
-def test_the_originals_catalogue_loads_without_a_warning(write):
+def test_the_originals_catalogue_loads_and_tells_what_has_no_effect(write):
     catalogue = read_catalogue(
         write(
             """
@@ -82,7 +84,8 @@ def test_the_originals_catalogue_loads_without_a_warning(write):
         )
     )
     assert catalogue.models["Qwen/Qwen3-8B"].harness == "torch"
-    assert catalogue.warnings == ()
+    (warning,) = catalogue.warnings
+    assert "residency_priority has no effect" in warning
 
 
 def test_the_originals_neuron_file_loads(write, tmp_path):

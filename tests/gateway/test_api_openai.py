@@ -52,6 +52,14 @@ async def test_a_chat_completion_is_the_neurons(served):
     assert answer.headers["x-request-id"].startswith("req_")
 
 
+async def test_a_body_that_is_refused_is_counted_too(served):
+    for path, dialect in ((CHAT, "openai-chat"), (COMPLETIONS, "openai-completions")):
+        assert (await served.client.post(path, content=b'{"model":')).status_code == 400
+        total = await served.total("cortex_requests_total", code="400", dialect=dialect)
+        assert total == 1
+    assert await served.total("cortex_request_errors_total", reason="invalid_value") == 2
+
+
 async def test_an_answer_has_the_name_that_was_asked_for(served):
     assert (await served.client.post(CHAT, json=chat("gpt-4"))).json()["model"] == "gpt-4"
     bodies = payloads(await served.streamed(chat("gpt-4", stream=True)))

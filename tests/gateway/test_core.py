@@ -162,6 +162,23 @@ async def test_a_replica_that_hangs_up_without_a_byte_is_passed_over():
         nursery.cancel_scope.cancel()
 
 
+async def test_a_replica_whose_answer_has_no_http_head_is_passed_over():
+    async def babble(peer):
+        await peer.request()
+        await peer.say(b"SMTP ready\r\n\r\n")
+
+    server = RawServer(babble)
+    bad, good = holding("a"), holding("b")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        bad.advertised = server.url
+        async with bench(bad, good) as b:
+            await b.unary()
+            assert (server.connections, good.counts[PATH]) == (1, 1)
+            assert b.held() == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_when_every_replica_refuses_the_last_word_is_the_clients():
     async with bench(holding("a"), holding("b")) as b:
         for neuron in b.plane.neurons.values():

@@ -160,7 +160,7 @@ async def test_more_capacity_lets_waiters_in(nursery):
     assert log == [0]
     fleet.change(2, 1)
     await wait_all_tasks_blocked()
-    assert log == [0, 1, 2]
+    assert sorted(log) == [0, 1, 2]  # let in together, they run in any order
     nursery.cancel_scope.cancel()
 
 

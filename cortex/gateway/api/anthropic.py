@@ -22,6 +22,7 @@ from cortex.translate.conversation import Conversation
 from cortex.wire import json
 
 VERSION = "2023-06-01"  # what is echoed when the client names none
+DIALECT = "anthropic-messages"
 CHAT_PATH = "/v1/chat/completions"
 
 
@@ -50,7 +51,8 @@ class AnthropicApi:
         answer: Callable[[HttpRequest, Conversation], Awaitable[Answer | StreamAnswer]],
     ) -> Answer | StreamAnswer:
         """What *answer* makes of the body; errors that clients match name the model they sent."""
-        conversation = read(json.load_object(request.body))
+        with self.core.reading(request, DIALECT):
+            conversation = read(json.load_object(request.body))
         try:
             found = await answer(request, conversation)
         except Exception as exc:
@@ -66,7 +68,7 @@ class AnthropicApi:
     ) -> Answer | StreamAnswer:
         message_id = f"msg_{secrets.token_hex(12)}"
         job = Job(
-            "anthropic-messages",
+            DIALECT,
             conversation.model,
             CHAT_PATH,
             chat_body(conversation, conversation.model),

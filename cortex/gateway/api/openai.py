@@ -33,8 +33,9 @@ class OpenAiApi:
     async def _serve(
         self, request: HttpRequest, shape: type[ChatRequest] | type[CompletionRequest], dialect: str
     ) -> Answer | StreamAnswer:
-        body = json.load_object(request.body)
-        asked = cast("SamplingFields", structure(body, shape))
+        with self.core.reading(request, dialect):
+            body = json.load_object(request.body)
+            asked = cast("SamplingFields", structure(body, shape))
         job = Job(
             dialect, asked.model, request.path, _upstream_body(body, asked), bool(asked.stream)
         )

@@ -1,0 +1,148 @@
+"""Serving and its end: what drains, what is cut, and that the end always comes."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from cortex.errors import CortexError
+from cortex.service.edge import make_app
+from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
+from cortex.service.serve import listen, serve, split_address, url_of
+
+
+def render(error: CortexError, request_id: str) -> Answer:
+    return Answer(error.message.encode(), error.status)
+
+
+class Service:
+    """Streams without end, or until it is told."""
+
+    def __init__(self) -> None:
+        self.go = trio.Event()
+        self.begun = trio.Event()
+
+    async def flood(self, request: HttpRequest) -> StreamAnswer:
+        send, receive = trio.open_memory_channel[bytes](0)
+
+        async def pump() -> None:
+            with send:
+                while True:
+                    await send.send(b"x" * 65536)
+                    self.begun.set()
+
+        request.nursery.start_soon(pump)
+        return StreamAnswer(receive)
+
+    async def held(self, request: HttpRequest) -> Answer:
+        self.begun.set()
+        await self.go.wait()
+        return Answer(b"late")
+
+
+class Running:
+    """A server whose `stopped` is set once `serve` has returned."""
+
+    def __init__(self, service: Service, drain_seconds: float) -> None:
+        routes = [
+            Route("GET", "/flood", service.flood),
+            Route("GET", "/held", service.held),
+        ]
+        self._app = make_app("t", routes, render_error=render)
+        self._drain = drain_seconds
+        self.stop, self.stopped = trio.Event(), trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[str]) -> None:
+        listener = listen("127.0.0.1:0")
+        await serve(
+            self._app,
+            listener,
+            stop=self.stop.wait,
+            drain_seconds=self._drain,
+            task_status=task_status,
+        )
+        self.stopped.set()
+
+
+async def connect(url: str, path: str, receive_buffer: int | None = None) -> trio.SocketStream:
+    raw = trio.socket.socket()
+    if receive_buffer is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        await raw.connect((host, int(port)))
+    except OSError:
+        raw.close()
+        raise
+    stream = trio.SocketStream(raw)
+    await stream.send_all(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path.encode())
+    return stream
+
+
+async def test_a_client_that_takes_no_data_does_not_hold_up_the_end(nursery):
+    service = Service()
+    running = Running(service, drain_seconds=0.3)
+    url = await nursery.start(running.run)
+    async with await connect(url, "/flood", receive_buffer=4096):
+        await service.begun.wait()
+        running.stop.set()
+        with trio.fail_after(5):
+            await running.stopped.wait()
+
+
+async def test_a_response_under_way_is_finished_and_new_connections_are_refused(nursery):
+    service = Service()
+    running = Running(service, drain_seconds=10)
+    url = await nursery.start(running.run)
+    async with await connect(url, "/held") as stream:
+        await service.begun.wait()
+        running.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError):
+            await connect(url, "/held")
+        service.go.set()
+        answer = b""
+        with trio.fail_after(5):
+            while data := await stream.receive_some():
+                answer += data
+        assert answer.endswith(b"late")
+        with trio.fail_after(5):
+            await running.stopped.wait()
+
+
+async def test_an_idle_connection_ends_with_the_server_at_once(nursery):
+    service = Service()
+    service.go.set()
+    running = Running(service, drain_seconds=30)
+    url = await nursery.start(running.run)
+    async with await connect(url, "/held") as stream:
+        await stream.receive_some()
+        running.stop.set()
+        with trio.fail_after(5):
+            await running.stopped.wait()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:80", ("::1", 80)),
+        (":80", ("0.0.0.0", 80)),
+    ],
+)
+def test_an_address_is_host_and_port(address, expected):
+    assert split_address(address) == expected
+
+
+@pytest.mark.parametrize("address", ["80", "host", "host:x", "host:70000", ""])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ValueError, match="host:port"):
+        split_address(address)
+
+
+def test_an_address_for_all_is_reached_through_loopback():
+    with listen("0.0.0.0:0") as listener:
+        assert url_of(listener).startswith("http://127.0.0.1:")
