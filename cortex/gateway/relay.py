@@ -90,12 +90,16 @@ async def _copy(
             frames = reader.feed(data)
         except sse.FrameTooLong as exc:
             raise UpstreamError("the neuron sent too long an event") from exc
-        for frame in frames:
-            encoder.produced = False
-            out = encoder.feed(frame)
-            if encoder.produced:
-                exchange.token()
-            await writer.write(out)
+        out: list[bytes] = []
+        try:
+            for frame in frames:
+                encoder.produced = False
+                out.append(encoder.feed(frame))
+                if encoder.produced:
+                    exchange.token()
+        finally:
+            # What came together goes out together: whole frames, in one write.
+            await writer.write(b"".join(out))
         if encoder.complete:
             await _drain(response)
             return
