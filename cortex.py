@@ -263,6 +263,8 @@ def run(arguments: Sequence[str]) -> NoReturn:
         module = ["-m", "pytest", *words]
     else:
         module = ["-m", "cortex", *arguments]
+        # How a person would start the next command: what we print is for pasting.
+        os.environ["CORTEX_COMMAND"] = "python3 " + sys.argv[0]
     # -P: the folder in which the user stands is no place to import from.
     os.execv(PYTHON, [str(PYTHON), "-P", *module])
 

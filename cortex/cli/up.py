@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEMO = "cortex/demo"
 LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 31313
 QUESTION = "Which roles does cortex have?"  # the demonstration model knows the answer
 
 
@@ -81,7 +82,7 @@ def _port_option(flag: str, default: int, what: str) -> Callable[[F], F]:
     show_default=True,
     help="Host the API is bound to; there are no keys.",
 )
-@_port_option("--port", 31313, "the API")
+@_port_option("--port", DEFAULT_PORT, "the API")
 @_port_option("--neuron-port", 13131, "the neuron")
 @_port_option("--metrics-port", 31314, "the gateway's metrics")
 @log_level_option("CORTEX_LOG_LEVEL", default="warning")
@@ -177,6 +178,14 @@ async def announce(
     return True
 
 
+def _this_program() -> str:
+    """How a person starts us: from a checkout (`cortex.py` says so), as a zipapp, or installed."""
+    told = os.environ.get("CORTEX_COMMAND")
+    if told:
+        return told
+    return sys.argv[0] if sys.argv[0].endswith(".pyz") else "cortex"
+
+
 def welcome(addresses: Addresses, models: tuple[str, ...]) -> str:
     """What is printed once everything runs: addresses, and lines to paste."""
     base, model = addresses.gateway, models[0]
@@ -191,7 +200,9 @@ def welcome(addresses: Addresses, models: tuple[str, ...]) -> str:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     claude = " ".join(f"{name}={value}" for name, value in variables.items())
-    chat = "cortex chat" if addresses.port == 31313 else f"cortex chat --endpoint {base}"
+    chat = f"{_this_program()} chat"
+    if addresses.port != DEFAULT_PORT:
+        chat += f" --endpoint {base}"
     return f"""\
 cortex is up and serves {", ".join(models)}
 

@@ -21,6 +21,7 @@ from cortex.config.values import parse_duration
 # Read by the command line and its children, not by a configuration.
 COMMAND_VARIABLES = frozenset(
     {
+        "CORTEX_COMMAND",
         "CORTEX_CONFIG",
         "CORTEX_ENDPOINT",
         "CORTEX_LOG_LEVEL",

@@ -100,6 +100,25 @@ def test_the_lines_to_paste_hold_addresses_and_model():
     assert "ANTHROPIC_MODEL=cortex/demo" in claude
 
 
+@pytest.mark.parametrize(
+    ("variable", "argument", "expected"),
+    [
+        ("python3 cortex.py", "/x/cortex/__main__.py", "  python3 cortex.py chat\n"),
+        (None, "./cortex.pyz", "  ./cortex.pyz chat\n"),
+        (None, "/usr/bin/cortex", "  cortex chat\n"),
+    ],
+)
+def test_the_command_to_paste_is_the_one_we_were_started_with(
+    monkeypatch, variable, argument, expected
+):
+    monkeypatch.delenv("CORTEX_COMMAND", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CORTEX_COMMAND", variable)
+    monkeypatch.setattr("sys.argv", [argument])
+    text = welcome(Addresses("127.0.0.1", 31313, 13131, 31314), ("cortex/demo",))
+    assert expected in text
+
+
 async def start_nothing():
     """The scripted gateway runs already."""
 
