@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import select
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
@@ -202,7 +203,7 @@ class PooledUpstream:
     """Keeps idle connections per endpoint. Its owner runs it inside ``async with``."""
 
     stall_seconds: float = 300.0
-    _idle: dict[tuple[str, str, int], list[_Connection]] = attrs.field(factory=dict, init=False)
+    _idle: dict[tuple[str, str, int], deque[_Connection]] = attrs.field(factory=dict, init=False)
     _tls: ssl.SSLContext | None = attrs.field(default=None, init=False)
 
     async def __aenter__(self) -> PooledUpstream:
@@ -262,7 +263,7 @@ class PooledUpstream:
         return response
 
     def _take(self, where: tuple[str, str, int]) -> _Connection | None:
-        connections, now = self._idle.get(where, []), trio.current_time()
+        connections, now = self._idle.get(where, deque()), trio.current_time()
         while connections:
             connection = connections.pop()
             if not connection.stale(now):
@@ -271,11 +272,15 @@ class PooledUpstream:
         return None
 
     def _keep(self, where: tuple[str, str, int], connection: _Connection) -> None:
-        connections = self._idle.setdefault(where, [])
+        connections, now = self._idle.setdefault(where, deque()), trio.current_time()
+        # The last one in is the first one out, so those that a busier time left behind lie at the
+        # other end, and nobody else would ever come for them.
+        while connections and now - connections[0].idle_since > IDLE_SECONDS:
+            _close_now(connections.popleft())
         if len(connections) >= MAX_IDLE_PER_HOST:
             _close_now(connection)
             return
-        connection.idle_since = trio.current_time()
+        connection.idle_since = now
         connections.append(connection)
 
     async def _connect(self, where: tuple[str, str, int]) -> _Connection:

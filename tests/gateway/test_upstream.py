@@ -132,6 +132,19 @@ async def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch):
         assert server.connections == 2
 
 
+async def test_connections_that_a_busier_time_left_behind_are_closed(mock_clock, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_SECONDS", 3.0)
+    async with serving(answering) as (server, upstream):
+        async with upstream.call(Call(server.url, "/x", b"")) as first:
+            await ask(upstream, server)
+            await first.read(10)
+        assert upstream.idle_connections == 2
+        for seconds, expected in ((2.0, 2), (1.5, 1)):  # one of them alone is used meanwhile
+            mock_clock.jump(seconds)
+            await ask(upstream, server)
+            assert upstream.idle_connections == expected
+
+
 async def test_the_pool_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "MAX_IDLE_PER_HOST", 1)
     async with serving(answering) as (server, upstream):
