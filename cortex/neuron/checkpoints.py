@@ -109,7 +109,7 @@ class TorchCheckpoints:
             kv_bytes_per_token=second.kv_bytes_per_token,
             architecture=config.architecture,
             dtype=str(dtype).removeprefix("torch."),
-            parameters=second.rows["weights"] // dtype.itemsize,
+            parameters=second.parameters,
         )
 
     def open(

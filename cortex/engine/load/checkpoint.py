@@ -60,12 +60,14 @@ class MemoryEstimate:
     """Bytes by ledger row ("weights", "kv", "workspace"), and the context they allow.
 
     ``context`` is servable, ``trained_context`` what the model was made for, in tokens.
+    ``parameters`` are the checkpoint's: what is kept twice on a device counts once.
     """
 
     rows: Mapping[str, int]
     context: int
     trained_context: int
     kv_bytes_per_token: int
+    parameters: int
 
     @property
     def total(self) -> int:
@@ -117,11 +119,13 @@ def estimate(
             config, target, dtype, context, kv_bytes, free_bytes, max_batch, max_batch_tokens
         )
         check_names(shape.model, tensors)
+        parameters = tensors.elements
     return MemoryEstimate(
         rows={"weights": shape.weights, "kv": shape.kv, "workspace": shape.workspace},
         context=shape.context,
         trained_context=config.trained_context,
         kv_bytes_per_token=shape.token_bytes,
+        parameters=parameters,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -64,6 +65,11 @@ class Tensors:
     @property
     def names(self) -> set[str]:
         return set(self._found)
+
+    @property
+    def elements(self) -> int:
+        """Of all tensors together: the checkpoint's number of parameters."""
+        return sum(math.prod(entry.shape) for _, entry in self._found.values())
 
     def find(self, name: str) -> tuple[SafetensorsFile, TensorEntry]:
         """The file and entry of tensor *name*; CheckpointError when there is none."""

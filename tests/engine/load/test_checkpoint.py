@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes.checkpoints import tensors_of, write_checkpoint
 from fakes.requests import ask, drain, tokens_of
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cortex.engine.load import checkpoint, weights
@@ -45,6 +46,14 @@ def test_the_estimate_is_what_is_then_allocated(tmp_path: Path, tied: bool, dtyp
     assert told.kv_bytes_per_token == 2 * 2 * 2 * 16 * (4 if dtype == "float32" else 2)
     assert told.total == sum(told.rows.values())
     engine.close()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_counted_once_however_often_a_device_keeps_them(tmp_path: Path, tied: bool):
+    directory = write_checkpoint(tmp_path, tie_word_embeddings=tied)
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        expected = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert estimate(directory, free_bytes=FREE).parameters == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows nothing where there is a GPU")
