@@ -153,10 +153,6 @@ class GatewayMetrics:
     def inter_token(self, model: str, node: str, seconds: float) -> None:
         self._inter_tokens(model, node).observe(seconds)
 
-    def inter_token_recorder(self, model: str, node: str) -> Callable[[float], None]:
-        """`inter_token` with its labels looked up once, for a stream's many frames."""
-        return self._inter_tokens(model, node).observe
-
     def tokens(self, model: str, node: str, prompt: int, completion: int, cached: int) -> None:
         self._prompt(model, node).inc(prompt)
         self._completion(model, node).inc(completion)

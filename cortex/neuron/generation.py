@@ -42,12 +42,13 @@ Sink = Callable[[int, Update], Awaitable[None]]
 @attrs.define(eq=False)
 class Completion:
     """One completion under way, and its numbers. ``prompt_only``: its one token, which the engine
-    draws in any case, was not asked for."""
+    draws in any case, was not asked for. ``one_call``: it ends with its first tool call."""
 
     index: int
     request: Request
     parser: OutputParser
     prompt_only: bool = False
+    one_call: bool = False
     clock: Callable[[], float] = time.monotonic
     added_at: float = 0.0
     scheduled_at: float = 0.0
@@ -89,7 +90,10 @@ class Completion:
                 deltas += self.parser.feed(event.token)
                 if event.logprob is not None:
                     logprobs.append(event.logprob)
-            if event.finish is not None or self.parser.matched_stop is not None:
+            ended = self.parser.matched_stop is not None or (
+                self.one_call and self.parser.call_complete
+            )
+            if event.finish is not None or ended:
                 deltas += self.parser.finish()
                 self.finish = self._reason(event.finish)
                 break

@@ -113,6 +113,8 @@ def _job(
                     ),
                     make_parser(prompt),
                     prompt_only=allowed.max_tokens == 0,
+                    one_call=isinstance(request, ChatRequest)
+                    and request.parallel_tool_calls is False,
                 )
             )
     return Job(job_id, completions, [len(prompt.ids) for prompt in prompts])

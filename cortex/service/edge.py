@@ -7,7 +7,6 @@ in the error shape of the route it was meant for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -241,8 +240,3 @@ def _respond(
     if close:
         response.headers["connection"] = "close"
     return response
-
-
-def retry_after_header(seconds: float | None) -> dict[str, str]:
-    """The Retry-After header in whole seconds, rounded up; empty without a hint."""
-    return {} if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}

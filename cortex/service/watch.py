@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import attrs
@@ -31,10 +30,4 @@ class Watch(Generic[V]):
     async def wait_changed(self) -> V:
         """The value after the next `set`."""
         await self._changed.wait()
-        return self._value
-
-    async def wait_value(self, predicate: Callable[[V], bool]) -> V:
-        """The first value seen, the present one included, that satisfies *predicate*."""
-        while not predicate(self._value):
-            await self._changed.wait()
         return self._value

@@ -103,6 +103,11 @@ class OutputParser:
         """Calls begun so far."""
         return self._tools.calls if self._tools else 0
 
+    @property
+    def call_complete(self) -> bool:
+        """At least one call has been told, and none is under way."""
+        return self._tools is not None and self._tools.calls > 0 and not self._tools.in_call
+
     def feed(self, *tokens: int) -> list[Delta]:
         """What *tokens* settle. An id that ended the generation (EOS) is not to be fed."""
         deltas: list[Delta] = []

@@ -41,11 +41,6 @@ def openai(error: CortexError) -> Rendered:
     return envelope.render(error)
 
 
-def openai_frame(error: CortexError) -> bytes:
-    """*error* within an OpenAI stream; nothing may follow it."""
-    return envelope.frame(error)
-
-
 def anthropic(error: CortexError, request_id: str, *, model: str | None = None) -> Rendered:
     """Status, headers and body for Anthropic's dialect. *model* is the name asked for."""
     status, kind = _status_and_type(error)

@@ -19,7 +19,6 @@ from cortex.wire.converter import FieldError
 CALLER_HEADER = "x-cortex-caller"
 SALT_HEADER = "x-cortex-salt"
 PRIORITY_HEADER = "x-cortex-priority"
-PRIVATE_HEADERS = frozenset({CALLER_HEADER, SALT_HEADER, PRIORITY_HEADER})
 
 LOADED = "loaded"
 LOADING = "loading"

@@ -42,7 +42,7 @@ def record_everything(metrics: GatewayMetrics, fleet: Fleet) -> None:
     metrics.retry("m", "a")
     metrics.first_token("m", "a", 0.2)
     metrics.inter_token("m", "a", 0.02)
-    metrics.inter_token_recorder("m", "a")(0.04)
+    metrics.inter_token("m", "a", 0.04)
     metrics.tokens("m", "a", prompt=7, completion=3, cached=2)
     metrics.tokens_per_second("m", "a", 40)
     metrics.disconnect("m", "a")

@@ -57,6 +57,19 @@ def sample(neuron: ServedNeuron, line: str) -> float:
 # What an engine says
 
 
+@pytest.mark.parametrize(("parallel", "told"), [(None, 2), (True, 2), (False, 1)])
+async def test_one_call_at_a_time_ends_the_answer_with_the_first(parallel, told) -> None:
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bonn"}}\n</tool_call>'
+    asked = body(tools=[WEATHER], parallel_tool_calls=parallel)
+    async with served(scripted(f"{call}\n{call}")) as neuron:
+        answer = (await neuron.client.post(ROUTE, json=asked)).json()
+        await until(lambda: not neuron.admission.seats(MODEL).taken)
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    arguments = [call["function"]["arguments"] for call in choice["message"]["tool_calls"]]
+    assert [json.loads(each) for each in arguments] == [{"city": "Bonn"}] * told
+
+
 async def test_tool_calls_reach_the_client_and_finish_as_such() -> None:
     said = (
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln\\n</x>"}}\n</tool_call>'

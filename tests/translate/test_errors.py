@@ -4,7 +4,8 @@ import pytest
 
 from cortex import errors
 from cortex.errors import CortexError
-from cortex.translate.errors import anthropic, anthropic_frame, openai, openai_frame
+from cortex.translate.errors import anthropic, anthropic_frame, openai
+from cortex.wire import errors as wire_errors
 
 
 def every_class(cls=CortexError):
@@ -110,7 +111,7 @@ def test_codes_that_clients_look_for_are_details():
 
 def test_frames_within_streams():
     error = errors.Overloaded("x")
-    assert openai_frame(error) == (
+    assert wire_errors.frame(error) == (
         b'data: {"error":{"message":"x","type":"rate_limit_error","param":null,'
         b'"code":"overloaded"}}\n\n'
     )
