@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import attrs
 import numpy as np
@@ -16,21 +18,40 @@ from cortex.engine.sequence import Sequence
 Ints = npt.NDArray[np.int64]
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Batch:
     """One step on the device. Rows in decode come first; ``chunks`` are in the order of rows.
 
     ``slots`` are block * block size + offset. ``draws`` are the rows whose logits are drawn from,
-    None where that is every row; ``drawn`` the sequences in that order.
+    None where that is every row; ``drawn`` the sequences in that order. Chunk i is rows
+    ``firsts[i]`` to ``firsts[i + 1]`` and has KV at ``lengths[i]`` positions, itself included, in
+    the blocks ``tables[i]``; the first ``decodes`` chunks are one row each, and ``longest`` is the
+    greatest of the lengths.
     """
 
     tokens: torch.Tensor  # (rows,)
     positions: torch.Tensor  # (rows,)
     slots: torch.Tensor  # (rows,)
-    views: Mapping[int | None, View]
+    tables: torch.Tensor  # (chunks, blocks) int32, padded with the null block
+    firsts: torch.Tensor  # (chunks + 1,) int32
+    lengths: torch.Tensor  # (chunks,) int32
+    decodes: int
+    longest: int
     draws: torch.Tensor | None  # (drawn,)
     drawn: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
+    _make_view: Callable[[int | None], View]
+    _views: dict[int | None, View] = attrs.field(factory=dict, init=False)
+
+    def view(self, window: int | None) -> View:
+        """What the rows see in the layers of one *window*, for attention in plain torch.
+
+        Made when first asked for, before the next batch is built: other kernels need none.
+        """
+        found = self._views.get(window)
+        if found is None:
+            found = self._views[window] = self._make_view(window)
+        return found
 
 
 class BatchBuilder:
@@ -43,16 +64,14 @@ class BatchBuilder:
         blocks_per_row: int,
         block_size: int,
         null_block: int,
-        windows: Iterable[int | None],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._size = block_size
         self._null = null_block
-        self._windows = tuple(dict.fromkeys(windows))
         self._dtype = dtype
         self._device = device
-        self._tables = np.full((rows, blocks_per_row), null_block, dtype=np.int64)
+        self._tables = np.full((rows, blocks_per_row), null_block, dtype=np.int32)
         self._filled: list[tuple[Sequence | None, int, int]] = [(None, 0, 0)] * rows
 
     def build(self, plan: Plan) -> Batch:
@@ -66,18 +85,25 @@ class BatchBuilder:
         firsts = np.cumsum(counts) - counts
         total = int(counts.sum())
         positions = np.arange(total) - np.repeat(firsts - starts, counts)
-        blocks = self._tables[np.repeat(rows, counts), positions // self._size]
+        blocks = self._tables[np.repeat(rows, counts), positions // self._size].astype(np.int64)
         tokens = [t for c in chunks for t in c.sequence.tokens[c.start : c.start + c.count]]
         drawn = [i for i, chunk in enumerate(chunks) if chunk.draws]
         last = (firsts + counts - 1)[drawn]
+        longest = int((starts + counts).max())
+        tables = self._tables[rows, : -(-longest // self._size)]
         return Batch(
             tokens=self._tensor(np.array(tokens, dtype=np.int64)),
             positions=self._tensor(positions),
             slots=self._tensor(blocks * self._size + positions % self._size),
-            views={w: self._view(w, len(decodes), rows, starts, counts) for w in self._windows},
+            tables=self._tensor(tables),
+            firsts=self._tensor(np.append(firsts, total).astype(np.int32)),
+            lengths=self._tensor((starts + counts).astype(np.int32)),
+            decodes=len(decodes),
+            longest=longest,
             draws=None if len(drawn) == total else self._tensor(last),
             drawn=tuple(chunks[i].sequence for i in drawn),
             chunks=chunks,
+            make_view=partial(self._view, len(decodes), rows, starts, counts),
         )
 
     def _refresh(self, sequence: Sequence) -> None:
@@ -92,7 +118,7 @@ class BatchBuilder:
         self._filled[row] = (sequence, sequence.preemptions, len(sequence.blocks))
 
     def _view(
-        self, window: int | None, decodes: int, rows: Ints, starts: Ints, counts: Ints
+        self, decodes: int, rows: Ints, starts: Ints, counts: Ints, window: int | None
     ) -> View:
         lengths = starts + counts
         # The first position that the first token of each chunk sees, and the block that it is in.
@@ -149,7 +175,8 @@ class BatchBuilder:
         run = None
         if len(rows) == 1 and (np.diff(table[0]) == 1).all():
             run = int(table[0, 0])
-        return Keys(self._tensor(table.reshape(-1)), len(rows), count, length, run)
+        flat = table.reshape(-1).astype(np.int64)
+        return Keys(self._tensor(flat), len(rows), count, length, run)
 
-    def _tensor(self, values: Ints) -> torch.Tensor:
+    def _tensor(self, values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device, non_blocking=True)

@@ -78,7 +78,6 @@ class Runner:
             blocks_per_row=-(-max_context // cache.block_size),
             block_size=cache.block_size,
             null_block=cache.null_block,
-            windows=model.config.windows,
             dtype=model.dtype,
             device=model.device,
         )

@@ -12,13 +12,12 @@ from cortex.engine.sequence import Sequence
 NULL = 99
 
 
-def builder(*windows: int | None) -> BatchBuilder:
+def builder() -> BatchBuilder:
     return BatchBuilder(
         rows=4,
         blocks_per_row=8,
         block_size=4,
         null_block=NULL,
-        windows=windows or (None,),
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
@@ -56,7 +55,7 @@ def test_rows_of_different_lengths_are_padded_with_the_null_block_and_masked():
     long, short = sequence(0, 8, [5, 3], 7), sequence(1, 2, [6], 1)
     batch = build(builder(), decode(short, long))
     assert batch.draws is None
-    (group,) = batch.views[None].groups
+    (group,) = batch.view(None).groups
     assert group.keys.blocks.tolist() == [5, 3, 6, NULL]
     assert group.keys.length == 8
     seen = (group.mask == 0).sum(-1).flatten().tolist()
@@ -65,7 +64,7 @@ def test_rows_of_different_lengths_are_padded_with_the_null_block_and_masked():
 
 def test_what_would_be_padded_to_more_than_double_is_a_group_of_its_own():
     sequences = [sequence(0, 32, list(range(8)), 31), sequence(1, 4, [9], 3)]
-    groups = build(builder(), decode(*sequences)).views[None].groups
+    groups = build(builder(), decode(*sequences)).view(None).groups
     assert [(group.first, group.keys.count) for group in groups] == [(0, 8), (1, 1)]
     assert groups[0].keys.run == 0
     assert groups[0].mask is None
@@ -73,7 +72,7 @@ def test_what_would_be_padded_to_more_than_double_is_a_group_of_its_own():
 
 def test_a_window_leaves_out_the_blocks_before_it():
     one = sequence(0, 20, [4, 9, 2, 7, 5], 19)
-    view = build(builder(None, 6), decode(one)).views[6]
+    view = build(builder(), decode(one)).view(6)
     (group,) = view.groups
     assert group.keys.blocks.tolist() == [7, 5]  # positions 14 to 19 lie in blocks 3 and 4
     assert (group.mask == 0).flatten().tolist() == [False, False] + [True] * 6
@@ -90,7 +89,18 @@ def test_a_row_shows_the_blocks_of_whom_it_belongs_to_now():
     assert build(made, decode(one)).slots.tolist() == [24]
     one.blocks, one.preemptions = [5, 4, 3], 1  # preempted, and back in the same row
     assert build(made, decode(one)).slots.tolist() == [12]
-    assert build(made, decode(one)).views[None].groups[0].keys.blocks.tolist() == [5, 4, 3]
+    assert build(made, decode(one)).view(None).groups[0].keys.blocks.tolist() == [5, 4, 3]
     other = sequence(0, 2, [8], 1)
-    keys = build(made, decode(other)).views[None].groups[0].keys
+    keys = build(made, decode(other)).view(None).groups[0].keys
     assert keys.blocks.tolist() == [8]
+
+
+def test_what_kernels_read_says_where_each_chunk_lies():
+    one, two = sequence(0, 6, [3, 8], 5), sequence(1, 11, [1, 2, 9], 10)
+    prompt = sequence(2, 9, [4, 5, 6], 2)
+    batch = build(builder(), Plan(decode(one, two).decodes, (Chunk(prompt, 2, 5, False),), ()))
+    assert batch.tables.tolist() == [[1, 2, 9], [3, 8, NULL], [4, 5, 6]]
+    assert batch.tables.dtype == batch.firsts.dtype == batch.lengths.dtype == torch.int32
+    assert batch.firsts.tolist() == [0, 1, 2, 7]
+    assert batch.lengths.tolist() == [11, 6, 7]
+    assert (batch.decodes, batch.longest) == (2, 11)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from cortex.engine.kernels.torch_ops import TorchOps
 from cortex.engine.load.checkpoint import read_config
 from cortex.engine.models.decoder import Decoder
 
@@ -47,7 +48,8 @@ def tensors_of(
 ) -> dict[str, torch.Tensor]:
     """Random tensors for the config.json in *directory*."""
     generator = torch.Generator().manual_seed(seed)
-    model = Decoder(read_config(directory), torch.float32, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    model = Decoder(read_config(directory), torch.float32, cpu, TorchOps(cpu))
     tensors: dict[str, torch.Tensor] = {}
     for parameter in model.parameters():
         for name, rows in parameter.sources:

@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 
+from cortex.engine.kernels.ops import Ops, Product
 from cortex.engine.layers.parameter import Parameter
-
-_PACKED_DTYPES = (torch.float32, torch.bfloat16)
-
-
-def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN can lay the weight out in blocks: twice the speed of F.linear on a CPU."""
-    return (
-        device.type == "cpu"
-        and dtype in _PACKED_DTYPES
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
 
 
 class Linear:
-    """``(tokens, inputs) -> (tokens, outputs)``; the weight is ``(outputs, inputs)``."""
+    """``(tokens, inputs) -> (tokens, outputs)``.
 
-    def __init__(self, weight: Parameter, bias: Parameter | None = None) -> None:
-        self.weight = weight
+    The weight is ``(outputs, inputs)``, in one piece or, where the projections that it is stacked
+    from are kept in different formats, in as many as there are formats in a row.
+    """
+
+    def __init__(
+        self, ops: Ops, weights: Sequence[Parameter], bias: Parameter | None = None
+    ) -> None:
+        self.weights = tuple(weights)
         self.bias = bias
-        self._packed: torch.Tensor | None = None
+        self._ops = ops
+        self._products: list[Product] = []
 
     @property
-    def packed(self) -> bool:
-        return self._packed is not None
+    def parameters(self) -> list[Parameter]:
+        return [*self.weights, *([] if self.bias is None else [self.bias])]
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        return tuple(self._products)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes, or is going to take, on the device."""
+        biases = 0 if self.bias is None else self.bias.bytes
+        if self._products:
+            return biases + sum(product.bytes for product in self._products)
+        return biases + sum(
+            self._ops.product_bytes(weight.shape[0], weight.shape[1], weight.dtype, weight.quant)
+            for weight in self.weights
+        )
 
     def finish(self) -> None:
-        """The parameters are loaded: pack the weight and let the plain one go.
-
-        Packing is an optimisation: where oneDNN refuses a shape, the plain weight stays.
-        """
-        data = self.weight.data
-        if not can_pack(data.device, data.dtype):
-            return
-        try:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(data, None)
-        except RuntimeError as error:
-            if "memory" in str(error):
-                raise
-            return
-        self.weight.data = data.new_empty(0)
+        """The parameters are loaded: lay the weights out and let go of what was copied."""
+        row = 0
+        for weight in self.weights:
+            rows = weight.shape[0]
+            bias = None if self.bias is None else self.bias.data[row : row + rows]
+            self._products.append(self._ops.product(weight.data, weight.quant, bias))
+            if self._ops.copies(weight.dtype, weight.quant):
+                weight.data = weight.data.new_empty(0)
+            row += rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.data
-        if self._packed is None:
-            return F.linear(x, self.weight.data, bias)
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
-        return y
+        if len(self._products) == 1:
+            return self._products[0](x)
+        return torch.cat([product(x) for product in self._products], -1)

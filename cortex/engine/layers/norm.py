@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from cortex.engine.layers.parameter import Parameter
-
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """*x* over the root of its mean square along the last dimension, times *weight*.
@@ -14,14 +12,3 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     The quotient is rounded to the dtype of *x* before the weight, as Llama and Qwen do.
     """
     return F.rms_norm(x, (x.shape[-1],), None, eps) * weight
-
-
-class RMSNorm:
-    """`rms_norm` with a weight from the checkpoint."""
-
-    def __init__(self, weight: Parameter, eps: float) -> None:
-        self.weight = weight
-        self.eps = eps
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weight.data, self.eps)

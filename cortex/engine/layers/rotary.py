@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from cortex.engine.kernels.ops import Angles
 from cortex.engine.models.config import RopeConfig
 
 
@@ -52,7 +53,7 @@ def _attention_factor(rope: RopeConfig) -> float:
 
 
 class Rotary:
-    """Cosines and sines of positions, and the turn itself."""
+    """Cosines and sines of positions."""
 
     def __init__(self, rope: RopeConfig, head_dim: int) -> None:
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
@@ -65,20 +66,23 @@ class Rotary:
             frequencies = _yarn(frequencies, rope, head_dim)
         self.frequencies = frequencies  # (head_dim / 2,)
         self.scale = _attention_factor(rope)
-        self._half = head_dim // 2
 
     def place(self, device: torch.device) -> None:
         """From now on positions are on *device*."""
         self.frequencies = self.frequencies.to(device)
 
-    def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and signed sines ``(tokens, 1, head_dim)`` of *positions*, for `turn`."""
+    def angles(self, positions: torch.Tensor) -> Angles:
+        """What turns a head at each of *positions* ``(tokens,)``."""
         angles = positions.float()[:, None] * self.frequencies
-        cos = (angles.cos() * self.scale)[:, None]
-        sin = (angles.sin() * self.scale)[:, None]
-        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return Angles(angles.cos() * self.scale, angles.sin() * self.scale)
 
-    def turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """*x* ``(tokens, heads, head_dim)`` turned by the angles of its positions."""
-        wide = x.float()
-        return torch.addcmul(wide * cos, wide.roll(self._half, -1), sin).to(x.dtype)
+
+def widen(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(tokens, dim / 2)`` cosines and sines as `turn` takes them, the sines signed."""
+    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+
+
+def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """*x* ``(tokens, heads, dim)`` turned by widened angles ``(tokens, 1, dim)``, in fp32."""
+    wide = x.float()
+    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)

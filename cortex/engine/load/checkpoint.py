@@ -13,6 +13,7 @@ import torch
 from cortex.engine.cache import KVCache, block_size_of, bytes_per_token
 from cortex.engine.engine import Engine
 from cortex.engine.faults import is_out_of_memory
+from cortex.engine.kernels.choice import choose
 from cortex.engine.load.generation import (
     CONFIG,
     GenerationDefaults,
@@ -249,8 +250,8 @@ def _shape(
     batch = max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
     budget = max_batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS)
     budget = max(batch, budget)
-    model = Decoder(config, resolve_dtype(config, device, dtype), device)
-    weights = sum(parameter.bytes for parameter in model.parameters())
+    model = Decoder(config, resolve_dtype(config, device, dtype), device, choose(device))
+    weights = model.bytes
     workspace = _workspace(config, model.dtype, batch, budget)
     block = block_size_of(device)
     block_bytes = block * bytes_per_token(config, model.dtype)

@@ -80,17 +80,15 @@ def load_weights(model: Decoder, tensors: Tensors, progress: Progress, cancelled
     )
     tally = _Tally(progress, cancelled, total)
     tally(0)
-    taken = 0
     for lot, finish in model.units():
         for parameter in lot:
             _fill(parameter, tensors, model.device, tally)
-            taken += parameter.data.nbytes
         finish()
-    return taken
+    return model.bytes
 
 
 def _fill(parameter: Parameter, tensors: Tensors, device: torch.device, tally: _Tally) -> None:
-    data = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+    data = torch.empty(parameter.stored_shape, dtype=parameter.stored_dtype, device=device)
     row = 0
     for name, rows in parameter.sources:
         file, entry = tensors.find(name)

@@ -6,63 +6,14 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.engine.layers import attention as attention_module
 from cortex.engine.layers.attention import Span, prompt_mask, span_masks
-from cortex.engine.layers.linear import Linear
 from cortex.engine.layers.norm import rms_norm
-from cortex.engine.layers.parameter import Parameter
-from cortex.engine.layers.rotary import Rotary
+from cortex.engine.layers.rotary import Rotary, turn, widen
 from cortex.engine.models.config import RopeConfig
-
-
-def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    made = Linear(
-        Parameter.of("w", tuple(weight.shape), weight.dtype),
-        None if bias is None else Parameter.of("b", tuple(bias.shape), bias.dtype),
-    )
-    made.weight.data = weight.clone()
-    if made.bias is not None:
-        made.bias.data = bias
-    made.finish()
-    return made
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(48, 32), (1, 7), (33, 65), (256, 3)])
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_a_packed_linear_is_the_plain_one(dtype, shape, with_bias):
-    torch.manual_seed(0)
-    weight = torch.randn(shape).to(dtype)
-    bias = torch.randn(shape[0]).to(dtype) if with_bias else None
-    made = linear(weight, bias)
-    for rows in (1, 2, 5, 33):
-        x = torch.randn(rows, shape[1]).to(dtype)
-        torch.testing.assert_close(made(x), F.linear(x, weight, bias))
-
-
-def test_where_packing_is_refused_the_plain_weight_stays(monkeypatch):
-    def refuse(*args: object) -> None:
-        raise RuntimeError("could not create a primitive")
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
-    weight = torch.randn(4, 3)
-    made = linear(weight, None)
-    assert not made.packed
-    x = torch.randn(2, 3)
-    torch.testing.assert_close(made(x), x @ weight.T)
-
-
-def test_memory_that_runs_out_while_packing_is_not_swallowed(monkeypatch):
-    def refuse(*args: object) -> None:
-        raise RuntimeError("can't allocate memory")
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
-    with pytest.raises(RuntimeError, match="memory"):
-        linear(torch.randn(4, 3), None)
 
 
 def test_the_norm_is_computed_in_fp32():
@@ -77,15 +28,17 @@ def test_a_turn_is_a_rotation_of_pairs_and_depends_on_distance_alone():
     rotary = Rotary(RopeConfig(theta=10000.0), 8)
     q, k = torch.randn(1, 1, 8), torch.randn(1, 1, 8)
 
+    def turned(x: torch.Tensor, position: int) -> torch.Tensor:
+        angles = rotary.angles(torch.tensor([position]))
+        return turn(x, *widen(angles.cos, angles.sin))
+
     def score(i: int, j: int) -> float:
-        turned_q = rotary.turn(q, *rotary.angles(torch.tensor([i])))
-        turned_k = rotary.turn(k, *rotary.angles(torch.tensor([j])))
-        return float((turned_q * turned_k).sum())
+        return float((turned(q, i) * turned(k, j)).sum())
 
     assert score(5, 3) == pytest.approx(score(102, 100), abs=1e-4)
     assert score(0, 0) == pytest.approx(float((q * k).sum()), abs=1e-6)
     assert score(5, 3) != pytest.approx(score(5, 4), abs=1e-3)
-    one = rotary.turn(q, *rotary.angles(torch.tensor([1])))
+    one = turned(q, 1)
     expected = q[0, 0, 0] * math.cos(1) - q[0, 0, 4] * math.sin(1)
     assert float(one[0, 0, 0]) == pytest.approx(float(expected), abs=1e-6)
 

@@ -12,6 +12,7 @@ from fakes.requests import ask, drain, tokens_of
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from cortex.engine.kernels.torch_products import BlockedProduct
 from cortex.engine.load import checkpoint, weights
 from cortex.engine.load.checkpoint import (
     estimate,
@@ -217,7 +218,7 @@ def test_a_tied_checkpoint_may_repeat_the_head_and_old_buffers(tmp_path: Path):
 
 
 def test_a_weight_is_beside_the_model_only_while_it_is_read(tmp_path: Path, monkeypatch):
-    """Packed weights let go of the plain ones."""
+    """Weights in blocks let go of the plain ones."""
     directory = write_checkpoint(tmp_path)
     models = []
     load = weights.load_weights
@@ -230,7 +231,10 @@ def test_a_weight_is_beside_the_model_only_while_it_is_read(tmp_path: Path, monk
     open_engine(directory, device="cpu", dtype="float32")
     for layer in models[0].layers:
         for linear in layer.linears:
-            assert linear.packed == (linear.weight.data.numel() == 0)
+            (product,), (weight,) = linear.products, linear.weights
+            blocked = isinstance(product, BlockedProduct)
+            assert blocked == (weight.data.numel() == 0)
+            assert product.bytes == weight.bytes
 
 
 def test_defaults_come_from_both_files(tmp_path: Path):

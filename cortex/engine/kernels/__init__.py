@@ -1,0 +1,1 @@
+"""What a decoder asks of a device, operation by operation: in plain torch, and faster sets."""
