@@ -17,6 +17,14 @@ from cortex.engine.sequence import Sequence
 
 Ints = npt.NDArray[np.int64]
 
+UNKNOWN = -1  # in place of a token that an earlier step, still under way, is drawing
+
+
+def _tokens(chunk: Chunk) -> list[int]:
+    """The chunk's tokens; the last may be `UNKNOWN`."""
+    known = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+    return known if len(known) == chunk.count else [*known, UNKNOWN]
+
 
 @attrs.define(eq=False)
 class Batch:
@@ -29,7 +37,7 @@ class Batch:
     greatest of the lengths.
     """
 
-    tokens: torch.Tensor  # (rows,)
+    tokens: torch.Tensor  # (rows,); UNKNOWN where the device alone knows it
     positions: torch.Tensor  # (rows,)
     slots: torch.Tensor  # (rows,)
     tables: torch.Tensor  # (chunks, blocks) int32, padded with the null block
@@ -40,6 +48,7 @@ class Batch:
     draws: torch.Tensor | None  # (drawn,)
     drawn: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
+    owners: torch.Tensor | None  # (rows,) the sequence's row of each; where some are UNKNOWN
     _make_view: Callable[[int | None], View]
     _views: dict[int | None, View] = attrs.field(factory=dict, init=False)
 
@@ -86,13 +95,14 @@ class BatchBuilder:
         total = int(counts.sum())
         positions = np.arange(total) - np.repeat(firsts - starts, counts)
         blocks = self._tables[np.repeat(rows, counts), positions // self._size].astype(np.int64)
-        tokens = [t for c in chunks for t in c.sequence.tokens[c.start : c.start + c.count]]
+        tokens = np.array([t for c in chunks for t in _tokens(c)], dtype=np.int64)
+        unknown = bool((tokens == UNKNOWN).any())
         drawn = [i for i, chunk in enumerate(chunks) if chunk.draws]
         last = (firsts + counts - 1)[drawn]
         longest = int((starts + counts).max())
         tables = self._tables[rows, : -(-longest // self._size)]
         return Batch(
-            tokens=self._tensor(np.array(tokens, dtype=np.int64)),
+            tokens=self._tensor(tokens),
             positions=self._tensor(positions),
             slots=self._tensor(blocks * self._size + positions % self._size),
             tables=self._tensor(tables),
@@ -103,6 +113,7 @@ class BatchBuilder:
             draws=None if len(drawn) == total else self._tensor(last),
             drawn=tuple(chunks[i].sequence for i in drawn),
             chunks=chunks,
+            owners=self._tensor(np.repeat(rows, counts)) if unknown else None,
             make_view=partial(self._view, len(decodes), rows, starts, counts),
         )
 

@@ -17,9 +17,9 @@ from cortex.engine.request import (
     RequestFailed,
     TokenEvent,
 )
-from cortex.engine.runner import Drawn, Runner
+from cortex.engine.runner import Drawn, InFlight, Runner
 from cortex.engine.scheduler import Scheduler
-from cortex.engine.sequence import Sequence
+from cortex.engine.sequence import Sequence, Status
 
 
 @attrs.frozen
@@ -42,7 +42,9 @@ class Engine:
     """Continuous batching of any number of requests on one device.
 
     ``max_context`` is the length in tokens of a prompt with its completion; ``weight_bytes`` and
-    ``kv_bytes`` are what the tensors take. ``entropy`` seeds the requests that have no seed.
+    ``kv_bytes`` are what the tensors take. ``entropy`` seeds the requests that have no seed. With
+    ``overlap`` a step is given to the device before the results of the one before it are looked
+    at, so that a GPU does not wait for the host: events come one step later.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Engine:
         max_batch_tokens: int,
         max_context: int,
         weight_bytes: int,
+        overlap: bool = False,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
     ) -> None:
@@ -67,6 +70,8 @@ class Engine:
         if max_context > self.scheduler.max_tokens:
             raise ValueError("the KV cache does not hold one request of the longest context")
         self._runner: Runner | None = runner
+        self._overlap = overlap
+        self._in_flight: InFlight | None = None
         self._vocab_size = runner.model.config.vocab_size
         self._clock = clock
         self._entropy = entropy
@@ -112,7 +117,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._in_flight is not None
 
     def step(self) -> list[Event]:
         """Run one step; [] when there is nothing to do.
@@ -120,25 +125,49 @@ class Engine:
         A request whose logits are not finite fails alone. An exception is the engine's: no event
         was lost, and the same work is planned again should the caller dare to go on.
         """
-        if self._runner is None or not self.has_work:
+        if self._runner is None:
             return []
+        if self._in_flight is not None and any(s.needs_tokens for s in self.scheduler.running):
+            return self._collect()
+        launched = self._launch(self._runner)
+        events = [] if self._in_flight is None else self._collect()
+        self._in_flight = launched
+        if launched is not None and not self._overlap:
+            events += self._collect()
+        return events
+
+    def _launch(self, runner: Runner) -> InFlight | None:
+        """Plan a step and give it to the device; None when there is nothing to compute."""
+        if not self.scheduler.has_work:
+            return None
         plan = self.scheduler.plan()
         now = self._clock()
         for chunk in plan.chunks:
             if chunk.sequence.scheduled_at is None:
                 chunk.sequence.scheduled_at = now
         if not plan.tokens:
-            return []
-        result = self._runner.run(plan)
+            return None
+        launched = runner.launch(plan)
         self._steps += 1
         for chunk in plan.chunks:
             self.scheduler.commit(chunk)
-            chunk.sequence.prompt_logprobs += result.prompt.get(chunk.sequence, [])
-        return [
-            self._take(chunk.sequence, result.drawn[chunk.sequence])
-            for chunk in plan.chunks
-            if chunk.draws
-        ]
+            chunk.sequence.pending += chunk.draws
+        return launched
+
+    def _collect(self) -> list[Event]:
+        """The events of the step in flight. What ended meanwhile has none."""
+        step, self._in_flight = self._in_flight, None
+        assert step is not None
+        result = step.result()
+        events: list[Event] = []
+        for chunk in step.plan.chunks:
+            sequence = chunk.sequence
+            if sequence.status is Status.FINISHED:
+                continue
+            sequence.prompt_logprobs += result.prompt.get(sequence, [])
+            if chunk.draws:
+                events.append(self._take(sequence, result.drawn[sequence]))
+        return events
 
     def stats(self) -> EngineStats:
         scheduler = self.scheduler
@@ -159,6 +188,7 @@ class Engine:
         """Drop every request, without events, and the tensors."""
         for request_id in list(self._sequences):
             self.abort(request_id)
+        self._in_flight = None
         self._runner = None
 
     def _take(self, sequence: Sequence, drawn: Drawn) -> Event:
@@ -167,6 +197,7 @@ class Engine:
             return self._fail(sequence, ArithmeticError("the model's logits are not finite"))
         first = self._first(sequence) if sequence.generated == 0 else None
         finish = sequence.append(drawn.token)
+        self.scheduler.settle(sequence)
         self._generated_tokens += 1
         if finish is not None:
             self._end(sequence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Items
 
 import attrs
 import torch
@@ -33,6 +34,25 @@ class StepResult:
 
     drawn: dict[Sequence, Drawn]
     prompt: dict[Sequence, list[TokenLogprob]]
+
+
+@attrs.frozen(eq=False)
+class InFlight:
+    """A step that was given to the device. ``plan`` is what it computes."""
+
+    plan: Plan
+    _batch: Batch
+    _table: torch.Tensor | None  # on the host; valid once `_copied` has happened
+    _best: int | None
+    _copied: torch.cuda.Event | None
+
+    def result(self) -> StepResult:
+        """Wait for the device. May be asked once."""
+        if self._table is None:
+            return StepResult({}, {})
+        if self._copied is not None:
+            self._copied.synchronize()
+        return _unpacked(self._batch, self._table.tolist(), self._best)
 
 
 def _wanted(chunk: Chunk) -> range:
@@ -73,6 +93,8 @@ class Runner:
         self.model = model
         self.cache = cache
         self.sampler = Sampler(model.config.vocab_size, model.device)
+        # By row, what was drawn last: the next step begins before the host knows it.
+        self._last = torch.zeros(max_batch, dtype=torch.int64, device=model.device)
         self._builder = BatchBuilder(
             rows=max_batch,
             blocks_per_row=-(-max_context // cache.block_size),
@@ -83,21 +105,37 @@ class Runner:
         )
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> StepResult:
-        """Compute the plan's tokens and draw. The only host synchronisation is at its end."""
+    def launch(self, plan: Plan) -> InFlight:
+        """Have the device compute the plan's tokens and draw; on a GPU, returns before it has.
+
+        The host synchronises with it in `InFlight.result` alone.
+        """
         batch = self._builder.build(plan)
+        if batch.owners is not None:
+            drawn = self._last.index_select(0, batch.owners)
+            batch.tokens = torch.where(batch.tokens < 0, drawn, batch.tokens)
         hidden = self.model.forward(batch, self.cache)
         best = _best(batch, self.model.config.vocab_size)
         parts: list[torch.Tensor] = []
         if batch.drawn:
             rows = hidden if batch.draws is None else hidden.index_select(0, batch.draws)
             logits = self.model.logits(rows)
-            parts.append(score(logits, self.sampler.draw(logits, batch.drawn), best))
+            tokens = self.sampler.draw(logits, batch.drawn)
+            self._last.index_copy_(0, self._rows_of(batch.drawn), tokens)
+            parts.append(score(logits, tokens, best))
         parts += self._prompt_scores(batch, hidden, best)
         if not parts:
-            return StepResult({}, {})
-        table = torch.cat(parts).to("cpu").tolist()
-        return _unpacked(batch, table, best)
+            return InFlight(plan, batch, None, best, None)
+        table = torch.cat(parts).to("cpu", non_blocking=True)
+        copied = None
+        if self.model.device.type == "cuda":
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        return InFlight(plan, batch, table, best, copied)
+
+    def _rows_of(self, sequences: Items[Sequence]) -> torch.Tensor:
+        rows = torch.tensor([sequence.row for sequence in sequences], dtype=torch.int64)
+        return rows.to(self.model.device, non_blocking=True)
 
     @torch.inference_mode()
     def clear(self, blocks: Iterable[int]) -> None:

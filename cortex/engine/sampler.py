@@ -93,7 +93,8 @@ class Sampler:
             for token, bias in request.sampling.logit_bias:
                 places.append((row, token))
                 values.append(bias)
-            if sequence.generated < request.min_tokens and not request.ignore_eos:
+            drawn = sequence.length - len(request.prompt)
+            if drawn < request.min_tokens and not request.ignore_eos:
                 places += [(row, token) for token in request.stop_ids if token < logits.shape[1]]
                 values += [-math.inf] * (len(places) - len(values))
         if not penalised and not places:
@@ -129,7 +130,7 @@ class Sampler:
             )
         # Zeroed by multiplication, which is five times as quick as a masked fill on a CPU.
         weights = (scaled - best).exp_().mul_(scaled >= threshold)
-        numbers = [uniform(s.seed, len(s.tokens)) for s in sequences]
+        numbers = [uniform(s.seed, s.length) for s in sequences]
         at = torch.tensor(numbers, dtype=torch.float64).to(self._device, non_blocking=True)
         return invert(weights, at)
 

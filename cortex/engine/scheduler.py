@@ -93,8 +93,8 @@ class Scheduler:
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
             if budget == 0:
                 break
-            if sequence.status is not Status.RUNNING:
-                continue  # preempted by one before it
+            if sequence.status is not Status.RUNNING or sequence.awaits_end:
+                continue  # preempted by one before it, or about to end
             count = min(sequence.remaining, budget)
             preempted += self._make_room(sequence, count)
             if sequence.status is Status.RUNNING:
@@ -109,13 +109,18 @@ class Scheduler:
         return self._arranged(chosen, preempted)
 
     def commit(self, chunk: Chunk) -> None:
-        """The chunk's KV is valid; blocks that it filled can be found by others from now on."""
-        sequence, size = chunk.sequence, self.pool.block_size
-        before = sequence.computed // size
-        sequence.computed = chunk.start + chunk.count
-        for index in range(before, sequence.computed // size):
-            digest = sequence.block_digest(index, size)
-            self.pool.register(sequence.blocks[index], digest)
+        """The chunk's KV is valid for every later step; blocks that it filled can be found by
+        others from now on, or from when their last token is known (`settle`)."""
+        chunk.sequence.computed = chunk.start + chunk.count
+        self.settle(chunk.sequence)
+
+    def settle(self, sequence: Sequence) -> None:
+        """A token of *sequence* has become known: let others find the blocks that are full."""
+        size = self.pool.block_size
+        known = min(sequence.computed, len(sequence.tokens)) // size
+        for index in range(sequence.registered, known):
+            self.pool.register(sequence.blocks[index], sequence.block_digest(index, size))
+        sequence.registered = max(sequence.registered, known)
 
     def finish(self, sequence: Sequence) -> None:
         """Give back whatever *sequence* holds, running or waiting; it is over."""
@@ -164,6 +169,8 @@ class Scheduler:
         preemption at once.
         """
         size = self.pool.block_size
+        if sequence.pending:
+            return None  # preempted while its token was on the way: that comes first
         hits = self._prefix(sequence)
         if self._will_be_cached(sequence, len(hits)):
             return None
@@ -175,6 +182,7 @@ class Scheduler:
         self.pool.hold(hits)
         sequence.blocks = hits + self.pool.allocate(missing)
         sequence.computed = len(hits) * size
+        sequence.registered = len(hits)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             self.prefix_hit_tokens += sequence.computed
@@ -214,6 +222,7 @@ class Scheduler:
         self.running.remove(sequence)
         self.pool.release(sequence.blocks)
         sequence.blocks = []
+        sequence.registered = 0
         self._rows.append(sequence.row)
         sequence.row = -1
 

@@ -20,6 +20,9 @@ class Status(enum.Enum):
 class Sequence:
     """Tokens so far, how many of them have valid KV, and the blocks that hold it.
 
+    ``pending`` tokens more were drawn by steps whose results are not known to the host yet; the
+    device knows them. ``registered`` of the blocks can be found by others.
+
     ``row`` is the sequence's line in the batch's block tables while it runs. ``limit`` is the
     length in tokens at which it ends. ``seed`` is never None: the engine fills it in.
     """
@@ -30,7 +33,9 @@ class Sequence:
     arrival: int
     tokens: list[int] = attrs.field(init=False)
     status: Status = Status.WAITING
+    pending: int = 0
     computed: int = 0
+    registered: int = 0
     blocks: list[int] = attrs.field(factory=list)
     row: int = -1
     cached_tokens: int | None = None
@@ -47,14 +52,30 @@ class Sequence:
         return self.request.id
 
     @property
+    def length(self) -> int:
+        """Tokens so far, the pending ones included: the position of the next to be drawn."""
+        return len(self.tokens) + self.pending
+
+    @property
     def generated(self) -> int:
-        """Tokens of the completion so far."""
+        """Tokens of the completion that are known."""
         return len(self.tokens) - len(self.request.prompt)
 
     @property
     def remaining(self) -> int:
         """Tokens without valid KV; 1 in decode."""
-        return len(self.tokens) - self.computed
+        return self.length - self.computed
+
+    @property
+    def awaits_end(self) -> bool:
+        """Whether its last token is pending: nothing of it is left to compute."""
+        return self.pending > 0 and self.length >= self.limit
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a step of it can be built only once every token before is known to the host."""
+        sampling = self.request.sampling
+        return sampling.penalised or sampling.prompt_logprobs
 
     def block_digest(self, index: int, block_size: int) -> bytes:
         """The hash of full block *index*; kept, since tokens never change."""
@@ -67,6 +88,7 @@ class Sequence:
     def append(self, token: int) -> FinishReason | None:
         """Take the drawn *token*; the reason when the sequence ends with it."""
         self.tokens.append(token)
+        self.pending = max(self.pending - 1, 0)
         request = self.request
         if (
             token in request.stop_ids

@@ -16,11 +16,18 @@ class Machine:
     """Carries plans out and checks, on every step, what must hold of any of them.
 
     A slot of a block holds the whole prefix that a real one depends on, so that a wrong hit, a
-    block given to two, or a write into a shared one shows.
+    block given to two, or a write into a shared one shows. With ``overlap`` the tokens of a step
+    become known after the next one was planned and computed.
     """
 
     def __init__(
-        self, *, blocks: int, block_size: int, max_batch: int, max_batch_tokens: int
+        self,
+        *,
+        blocks: int,
+        block_size: int,
+        max_batch: int,
+        max_batch_tokens: int,
+        overlap: bool = False,
     ) -> None:
         self.pool = BlockPool(blocks, block_size)
         self.scheduler = Scheduler(
@@ -29,6 +36,8 @@ class Machine:
         self.live: dict[str, Sequence] = {}
         self.finished: list[str] = []
         self.trace: list[tuple[tuple[str, int, int, bool], ...]] = []
+        self._overlap = overlap
+        self._in_flight: list[tuple[Sequence, int]] = []  # drawn, not known to the sequence yet
         self._slots: dict[tuple[int, int], tuple[bytes, tuple[int, ...]]] = {}
         self._arrivals = 0
 
@@ -65,16 +74,27 @@ class Machine:
         self.check()
 
     def step(self) -> Plan:
-        """Plan, check, write, draw, commit."""
-        had_work = self.scheduler.has_work
+        """Plan, check, write, commit, draw."""
+        arrived, self._in_flight = self._in_flight, []
+        if any(sequence.needs_tokens for sequence in self.scheduler.running):
+            self._deliver(arrived)
+            arrived = []
+        had_work = any(not s.awaits_end for s in self.scheduler.running)
+        had_work = had_work or any(not s.pending for s in self._waiting())
+        before = self._known(arrived)
         plan = self.scheduler.plan()
         self._check_plan(plan, had_work)
         for chunk in plan.chunks:
-            self._compute(chunk.sequence, chunk.start, chunk.count)
-        for chunk in plan.chunks:
+            tokens = [*chunk.sequence.tokens, *before.get(chunk.sequence, ())]
+            self._compute(chunk.sequence, tokens, chunk.start, chunk.count)
             self.scheduler.commit(chunk)
             if chunk.draws:
-                self._draw(chunk.sequence)
+                chunk.sequence.pending += 1
+                self._in_flight.append((chunk.sequence, sum(tokens) % 3))
+        self._deliver(arrived)
+        if not self._overlap:
+            arrived, self._in_flight = self._in_flight, []
+            self._deliver(arrived)
         self.trace.append(tuple((c.sequence.id, c.start, c.count, c.draws) for c in plan.chunks))
         self.check()
         return plan
@@ -83,6 +103,7 @@ class Machine:
         """Steps until nobody is left; AssertionError beyond *limit*."""
         for count in range(limit):
             if not self.scheduler.has_work:
+                self._deliver(self._in_flight)
                 assert not self.live
                 return count
             self.step()
@@ -110,7 +131,10 @@ class Machine:
 
     def _check_plan(self, plan: Plan, had_work: bool) -> None:
         assert plan.tokens <= self.scheduler.max_batch_tokens
-        assert (plan.tokens > 0) == had_work, "work without progress, or progress without work"
+        if self._overlap:  # a plan may be all preemption, or wait for who is about to end
+            assert had_work or not plan.tokens, "progress without work"
+        else:
+            assert (plan.tokens > 0) == had_work, "work without progress"
         planned = [chunk.sequence for chunk in plan.chunks]
         assert len(set(planned)) == len(planned)
         assert not set(planned) & set(plan.preempted)
@@ -122,23 +146,36 @@ class Machine:
             assert chunk.draws == (chunk.count == sequence.remaining)
             assert self.pool.needed(chunk.start + chunk.count) <= len(sequence.blocks)
         assert all(chunk.count == 1 and chunk.draws for chunk in plan.decodes)
-        decoding = [s for s in self.scheduler.running if s.remaining == 1]
+        decoding = [s for s in self.scheduler.running if s.remaining == 1 and not s.awaits_end]
         assert set(decoding) <= {chunk.sequence for chunk in plan.decodes}, "decode was delayed"
 
-    def _compute(self, sequence: Sequence, start: int, count: int) -> None:
+    def _waiting(self) -> list[Sequence]:
+        return [s for s in self.live.values() if s.status is Status.WAITING]
+
+    @staticmethod
+    def _known(arrived: list[tuple[Sequence, int]]) -> dict[Sequence, tuple[int, ...]]:
+        """What the device knows that the host does not."""
+        return {sequence: (token,) for sequence, token in arrived}
+
+    def _compute(self, sequence: Sequence, tokens: list[int], start: int, count: int) -> None:
         size, salt = self.pool.block_size, sequence.request.salt
         for position in range(start + count):
             slot = (sequence.blocks[position // size], position % size)
-            value = (salt, tuple(sequence.tokens[: position + 1]))
+            value = (salt, tuple(tokens[: position + 1]))
+            assert len(tokens) > position
             if position < start:
                 assert self._slots[slot] == value, "what lies in the cache is not its prefix"
             else:
                 assert self.pool.references(slot[0]) == 1, "a shared block is written"
                 self._slots[slot] = value
 
-    def _draw(self, sequence: Sequence) -> None:
-        token = sum(sequence.tokens) % 3
-        if sequence.append(token) is not None:
-            del self.live[sequence.id]
-            self.finished.append(sequence.id)
-            self.scheduler.finish(sequence)
+    def _deliver(self, arrived: list[tuple[Sequence, int]]) -> None:
+        for sequence, token in arrived:
+            if sequence.status is Status.FINISHED:
+                continue
+            ended = sequence.append(token) is not None
+            self.scheduler.settle(sequence)
+            if ended:
+                del self.live[sequence.id]
+                self.finished.append(sequence.id)
+                self.scheduler.finish(sequence)

@@ -139,6 +139,7 @@ def open_engine(
     kv_bytes: int | None = None,
     max_batch: int | None = None,
     max_batch_tokens: int | None = None,
+    overlap: bool | None = None,
     progress: Progress = lambda stage, done, total: None,
     cancelled: Cancelled = lambda: False,
     clock: Callable[[], float] = time.monotonic,
@@ -146,10 +147,10 @@ def open_engine(
     """Load the checkpoint in *directory* and make it ready to serve.
 
     *dtype* None is the checkpoint's own where the device computes well in it; *context* None the
-    trained length; *kv_bytes* None a share of what is free, else a bound. *progress* hears stage,
-    bytes done, bytes in all. Raises CheckpointError, UnsupportedModel, UnsupportedLoad,
-    DeviceOutOfMemory, and LoadCancelled soon after *cancelled* turned true; nothing stays
-    allocated then.
+    trained length; *kv_bytes* None a share of what is free, else a bound; *overlap* (see `Engine`)
+    None where the device works by itself. *progress* hears stage, bytes done, bytes in all. Raises
+    CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and LoadCancelled soon
+    after *cancelled* turned true; nothing stays allocated then.
     """
     config = read_config(directory)
     target = torch.device(device)
@@ -187,6 +188,7 @@ def open_engine(
         max_batch_tokens=shape.max_batch_tokens,
         max_context=shape.context,
         weight_bytes=weights,
+        overlap=target.type == "cuda" if overlap is None else overlap,
         clock=clock,
     )
 
