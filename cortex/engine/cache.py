@@ -12,6 +12,7 @@ from cortex.engine.models.config import ModelConfig
 
 CPU_BLOCK = 32  # tokens; long enough for a gather to be a few large copies
 CUDA_BLOCK = 64  # tokens; one block id a tile of a decode kernel
+SPARE_BLOCKS = 2  # null and scrap
 _ALIGNMENT = 64  # bytes; a cache line, an AVX-512 register
 
 
@@ -38,10 +39,11 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 class KVCache:
-    """``keys[layer]`` and ``values[layer]`` are ``(blocks + 1, block, kv_heads, head_dim)``.
+    """``keys[layer]`` and ``values[layer]`` are ``(blocks + SPARE, block, kv_heads, head_dim)``.
 
-    The last block is nobody's and stays zero: padding in block tables points to it. All of it
-    starts as zeros, because a masked position still multiplies what lies there by 0.
+    The null block is nobody's and stays zero: padding in block tables points to it. The scrap
+    block takes what rows without a sequence write. All of it starts as zeros, because a masked
+    position still multiplies what lies there by 0.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class KVCache:
     ) -> None:
         self.blocks = blocks
         self.block_size = block_size
-        shape = (blocks + 1, block_size, config.kv_heads, config.head_dim)
+        shape = (blocks + SPARE_BLOCKS, block_size, config.kv_heads, config.head_dim)
         layers = range(config.layers)
         self.keys = [_zeros(shape, dtype, device) for _ in layers]
         self.values = [_zeros(shape, dtype, device) for _ in layers]
@@ -63,6 +65,10 @@ class KVCache:
     @property
     def null_block(self) -> int:
         return self.blocks
+
+    @property
+    def scrap_block(self) -> int:
+        return self.blocks + 1
 
     @property
     def bytes(self) -> int:

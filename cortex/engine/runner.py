@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 
 import attrs
@@ -12,9 +12,14 @@ from cortex.engine.batch import Batch, BatchBuilder
 from cortex.engine.cache import KVCache
 from cortex.engine.models.decoder import Decoder
 from cortex.engine.request import TokenLogprob
-from cortex.engine.sampler import Sampler
+from cortex.engine.sampler import Sampler, is_plain
 from cortex.engine.scheduler import Chunk, Plan
 from cortex.engine.sequence import Sequence
+from cortex.engine.static_decode import Capture, DecodeProgram, DeviceTables, StaticState, buckets
+from cortex.errors import LoadCancelled
+
+Progress = Callable[[str, int, int], None]
+Cancelled = Callable[[], bool]
 
 SCORED_ROWS = 64  # prompt rows whose logits exist at a time when their logprobs are asked
 
@@ -41,7 +46,8 @@ class InFlight:
     """A step that was given to the device. ``plan`` is what it computes."""
 
     plan: Plan
-    _batch: Batch
+    _drawn: tuple[Sequence, ...]  # in the order of the table's rows, before those of prompts
+    _chunks: tuple[Chunk, ...]
     _table: torch.Tensor | None  # on the host; valid once `_copied` has happened
     _best: int | None
     _copied: torch.cuda.Event | None
@@ -52,7 +58,7 @@ class InFlight:
             return StepResult({}, {})
         if self._copied is not None:
             self._copied.synchronize()
-        return _unpacked(self._batch, self._table.tolist(), self._best)
+        return _unpacked(self._drawn, self._chunks, self._table.tolist(), self._best)
 
 
 def _wanted(chunk: Chunk) -> range:
@@ -80,7 +86,11 @@ def score(logits: torch.Tensor, tokens: torch.Tensor, best: int | None) -> torch
 
 
 class Runner:
-    """Owns the model and the KV cache."""
+    """Owns the model and the KV cache.
+
+    With *capture*, steps of nothing but decode run as captured programs, once `prepare` has made
+    them; all others run operation by operation.
+    """
 
     def __init__(
         self,
@@ -89,20 +99,39 @@ class Runner:
         *,
         max_batch: int,
         max_context: int,
+        capture: Capture | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.sampler = Sampler(model.config.vocab_size, model.device)
         # By row, what was drawn last: the next step begins before the host knows it.
-        self._last = torch.zeros(max_batch, dtype=torch.int64, device=model.device)
+        self._last = torch.zeros(max_batch + 1, dtype=torch.int64, device=model.device)
+        blocks_per_row = -(-max_context // cache.block_size)
+        self._capture = capture
+        self._programs: list[DecodeProgram] = []
+        if capture is not None:
+            tables = DeviceTables(max_batch, blocks_per_row, cache.scrap_block, model.device)
+            state = StaticState(model, model.ops, cache, tables, self._last)
+            self._programs = [DecodeProgram(state, rows) for rows in buckets(max_batch)]
         self._builder = BatchBuilder(
             rows=max_batch,
-            blocks_per_row=-(-max_context // cache.block_size),
+            blocks_per_row=blocks_per_row,
             block_size=cache.block_size,
             null_block=cache.null_block,
             dtype=model.dtype,
             device=model.device,
         )
+
+    def prepare(self, progress: Progress, cancelled: Cancelled) -> None:
+        """Capture the programs. Raises LoadCancelled soon after *cancelled* turned true."""
+        if self._capture is None:
+            return
+        # The largest first: the others find its memory to use again.
+        for done, program in enumerate(reversed(self._programs)):
+            progress("graphs", done, len(self._programs))
+            if cancelled():
+                raise LoadCancelled
+            program.prepare(self._capture)
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> InFlight:
@@ -110,12 +139,14 @@ class Runner:
 
         The host synchronises with it in `InFlight.result` alone.
         """
+        if self._programs and not plan.prefills and not any(map(_wanted, plan.decodes)):
+            return self._launch_program(plan)
         batch = self._builder.build(plan)
         if batch.owners is not None:
             drawn = self._last.index_select(0, batch.owners)
             batch.tokens = torch.where(batch.tokens < 0, drawn, batch.tokens)
         hidden = self.model.forward(batch, self.cache)
-        best = _best(batch, self.model.config.vocab_size)
+        best = self._best(batch.drawn, batch.chunks)
         parts: list[torch.Tensor] = []
         if batch.drawn:
             rows = hidden if batch.draws is None else hidden.index_select(0, batch.draws)
@@ -124,14 +155,51 @@ class Runner:
             self._last.index_copy_(0, self._rows_of(batch.drawn), tokens)
             parts.append(score(logits, tokens, best))
         parts += self._prompt_scores(batch, hidden, best)
-        if not parts:
-            return InFlight(plan, batch, None, best, None)
-        table = torch.cat(parts).to("cpu", non_blocking=True)
+        table = torch.cat(parts) if parts else None
+        return self._sent(plan, batch.drawn, batch.chunks, table, best)
+
+    def _launch_program(self, plan: Plan) -> InFlight:
+        """A step of decode alone. What the program does not know of is drawn again from its
+        logits."""
+        sequences = tuple(chunk.sequence for chunk in plan.decodes)
+        count = len(sequences)
+        program = next(program for program in self._programs if program.rows >= count)
+        program.run(sequences)
+        best = self._best(sequences, ())
+        table = program.scored[:count]
+        plain = all(map(is_plain, sequences))
+        if best is not None or not plain:
+            logits, tokens = program.logits[:count], table[:, 0].long()
+            if not plain:
+                tokens = self.sampler.draw(logits, sequences)
+                self._last.index_copy_(0, self._rows_of(sequences), tokens)
+            table = score(logits, tokens, best)
+        return self._sent(plan, sequences, plan.decodes, table, best)
+
+    def _sent(
+        self,
+        plan: Plan,
+        drawn: tuple[Sequence, ...],
+        chunks: tuple[Chunk, ...],
+        table: torch.Tensor | None,
+        best: int | None,
+    ) -> InFlight:
+        """The step whose results are *table*, on their way to the host."""
+        if table is None:
+            return InFlight(plan, drawn, chunks, None, best, None)
+        table = table.to("cpu", non_blocking=True)
         copied = None
         if self.model.device.type == "cuda":
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        return InFlight(plan, batch, table, best, copied)
+        return InFlight(plan, drawn, chunks, table, best, copied)
+
+    def _best(self, drawn: Items[Sequence], chunks: Items[Chunk]) -> int | None:
+        """The widest row of logprobs that a sequence of the step asks for, or None."""
+        asked = [s.request.sampling.logprobs for s in drawn]
+        asked += [c.sequence.request.sampling.logprobs or 0 for c in chunks if _wanted(c)]
+        counts = [count for count in asked if count is not None]
+        return min(max(counts), self.model.config.vocab_size) if counts else None
 
     def _rows_of(self, sequences: Items[Sequence]) -> torch.Tensor:
         rows = torch.tensor([sequence.row for sequence in sequences], dtype=torch.int64)
@@ -159,31 +227,25 @@ class Runner:
         return parts
 
 
-def _best(batch: Batch, vocab_size: int) -> int | None:
-    """The widest row of logprobs that a sequence of the step asks for, or None."""
-    asked = [s.request.sampling.logprobs for s in batch.drawn]
-    asked += [c.sequence.request.sampling.logprobs or 0 for c in batch.chunks if _wanted(c)]
-    counts = [count for count in asked if count is not None]
-    return min(max(counts), vocab_size) if counts else None
-
-
 def _logprob(row: list[float], count: int, best: int) -> TokenLogprob:
     ids, values = row[3 : 3 + count], row[3 + best : 3 + best + count]
     top = tuple((int(token), value) for token, value in zip(ids, values, strict=True))
     return TokenLogprob(int(row[0]), row[2], top)
 
 
-def _unpacked(batch: Batch, table: list[list[float]], best: int | None) -> StepResult:
+def _unpacked(
+    sequences: Items[Sequence], chunks: Items[Chunk], table: list[list[float]], best: int | None
+) -> StepResult:
     drawn: dict[Sequence, Drawn] = {}
-    for sequence, row in zip(batch.drawn, table, strict=False):
+    for sequence, row in zip(sequences, table, strict=False):
         asked = sequence.request.sampling.logprobs
         logprob = None
         if asked is not None and best is not None:
             logprob = _logprob(row, min(asked, best), best)
         drawn[sequence] = Drawn(int(row[0]), row[1] == 1.0, logprob)
     prompt: dict[Sequence, list[TokenLogprob]] = {}
-    rest = iter(table[len(batch.drawn) :])
-    for chunk in batch.chunks:
+    rest = iter(table[len(sequences) :])
+    for chunk in chunks:
         wanted = _wanted(chunk)
         if wanted:
             count = min(chunk.sequence.request.sampling.logprobs or 0, best or 0)

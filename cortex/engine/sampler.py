@@ -13,14 +13,12 @@ import math
 from collections.abc import Sequence as Items
 
 import torch
-import torch.nn.functional as F
 
+from cortex.engine.kernels.torch_draw import GREEDY_BELOW, invert
 from cortex.engine.penalties import Penalties
 from cortex.engine.sequence import Sequence
 
-GREEDY_BELOW = 1e-5  # temperatures under it would overflow fp32 and mean greedy anyway
 CANDIDATES = 1024  # sorted first on a CPU; nuclei are rarely larger
-LANE = 512  # tokens whose weights are summed at once
 
 
 def uniform(seed: int, position: int) -> float:
@@ -30,25 +28,16 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
 
 
-def invert(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Where the cumulative sum of each row passes its number's share of the row's sum.
-
-    ``(rows, vocabulary)`` weights of at least 0 and ``(rows,)`` numbers in [0, 1) to ``(rows,)``
-    indices, never of a weight of 0. In two levels, since a cumulative sum over a vocabulary is not
-    vectorised and costs forty times the sums of its parts.
-    """
-    padded = F.pad(weights, (0, -weights.shape[1] % LANE))
-    lanes = padded.reshape(len(weights), -1, LANE)
-    sums = lanes.sum(-1).double()
-    ends = sums.cumsum(-1)
-    at = numbers[:, None] * ends[:, -1:]
-    lane = torch.searchsorted(ends, at, right=True).clamp_(max=ends.shape[1] - 1)
-    inside = lanes.gather(1, lane[:, :, None].expand(-1, 1, LANE))[:, 0].double().cumsum(-1)
-    rest = at - ends.gather(1, lane) + sums.gather(1, lane)
-    # The two levels are rounded apart: stay within the lane, short of its end.
-    rest = torch.minimum(rest.clamp_(min=0), inside[:, -1:] * (1 - 1e-12))
-    found = torch.searchsorted(inside, rest, right=True)
-    return (lane * LANE + found)[:, 0].clamp_(max=weights.shape[1] - 1)
+def is_plain(sequence: Sequence) -> bool:
+    """Whether temperature and cuts say all there is to its next draw (`Ops.draw`)."""
+    request = sequence.request
+    sampling = request.sampling
+    drawn = sequence.length - len(request.prompt)
+    return not (
+        sampling.penalised
+        or sampling.logit_bias
+        or (drawn < request.min_tokens and not request.ignore_eos)
+    )
 
 
 class Sampler:

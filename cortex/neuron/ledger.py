@@ -18,7 +18,7 @@ MIB = 1 << 20
 FULL_LENGTH_SEQUENCES = {"cpu": 4, "cuda": 32}
 # A model whose cache holds fewer tokens than this serves no conversation, so it is not loaded.
 LEAST_CONTEXT = 4096
-BLOCK_SLACK = 128  # tokens: a sequence's last block may be empty but one, and one block is spare
+BLOCK_SLACK = 192  # tokens: a sequence's last block may be empty but one, and two are spare
 CPU_KV_SHARE = 0.25  # of the device's budget: a tiny model must not take tens of gigabytes of RAM
 CUDA_KV_SHARE = 0.5  # of what remains, so that a second model finds room beside the first
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes.checkpoints import write_checkpoint
 
+from cortex.engine.cache import SPARE_BLOCKS
 from cortex.engine.engine import Engine
 from cortex.engine.load.checkpoint import open_engine
 
@@ -31,8 +32,8 @@ def open_tiny(tiny: Path) -> Iterable[OpenTiny]:
     opened: list[Engine] = []
 
     def open_it(*, blocks: int | None = None, directory: Path = tiny, **options: object) -> Engine:
-        if blocks is not None:  # of 32 tokens of 512 bytes, and the null block
-            options["kv_bytes"] = (blocks + 1) * 32 * 512
+        if blocks is not None:  # of 32 tokens of 512 bytes, and those that are nobody's
+            options["kv_bytes"] = (blocks + SPARE_BLOCKS) * 32 * 512
         options.setdefault("dtype", "float32")
         engine = open_engine(directory, device="cpu", **options)
         opened.append(engine)

@@ -20,12 +20,12 @@ def test_it_is_zero_aligned_and_as_large_as_it_says(tmp_path: Path, dtype: torch
     cache = KVCache(config, blocks=5, block_size=4, dtype=dtype, device=CPU)
     assert len(cache.keys) == len(cache.values) == config.layers
     for tensor in (*cache.keys, *cache.values):
-        assert tensor.shape == (6, 4, 2, 16)
+        assert tensor.shape == (7, 4, 2, 16)
         assert tensor.dtype == dtype
         assert tensor.data_ptr() % 64 == 0
         assert not tensor.any()
-    assert cache.bytes == 6 * 4 * bytes_per_token(config, dtype)
-    assert cache.null_block == 5
+    assert cache.bytes == 7 * 4 * bytes_per_token(config, dtype)
+    assert (cache.null_block, cache.scrap_block) == (5, 6)
 
 
 def test_cleared_blocks_are_finite_again_and_the_others_untouched(tmp_path: Path):

@@ -340,7 +340,7 @@ def test_stats_count_what_happened(open_tiny):
     assert (stats.prompt_tokens, stats.generated_tokens, stats.steps) == (40, 3, 3)
     assert (stats.running, stats.kv_blocks_used) == (0, 0)
     assert engine.max_context == 256
-    assert engine.kv_bytes == 11 * 32 * 512
+    assert engine.kv_bytes == 12 * 32 * 512
     assert engine.weight_bytes > 0
 
 

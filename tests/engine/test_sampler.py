@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cortex.engine.kernels.torch_draw import LANE, invert
 from cortex.engine.request import Request, SamplingParams
-from cortex.engine.sampler import CANDIDATES, LANE, Sampler, invert, uniform
+from cortex.engine.sampler import CANDIDATES, Sampler, uniform
 from cortex.engine.sequence import Sequence
 
 CPU = torch.device("cpu")

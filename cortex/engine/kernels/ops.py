@@ -27,6 +27,21 @@ class Angles:
     sin: torch.Tensor
 
 
+@attrs.frozen(eq=False)
+class DrawParams:
+    """How each of some rows is drawn, on the device: all ``(rows,)``.
+
+    ``temperature`` fp32, 0 is greedy; ``top_k`` int32, 0 is off; ``top_p`` and ``min_p`` fp32, 1
+    and 0 are off; ``uniform`` fp64 in [0, 1), at which the distribution is inverted.
+    """
+
+    temperature: torch.Tensor
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    min_p: torch.Tensor
+    uniform: torch.Tensor
+
+
 class Product(Protocol):
     """A weight laid out for its device. ``bytes`` is all that it keeps there."""
 
@@ -41,6 +56,11 @@ class Product(Protocol):
 class Ops(Protocol):
     """The operations of one device. An instance belongs to one model: it may keep scratch memory
     from call to call, and results are good until the same operation is called again."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether decode can be captured in a graph: no operation plans on the host, or looks."""
+        ...
 
     def copies(self, dtype: torch.dtype, quant: QuantType | None) -> bool:
         """Whether `product` lays a copy out, so that the tensor it was given can be let go."""
@@ -113,6 +133,14 @@ class Ops(Protocol):
 
     def silu_mul(self, both: torch.Tensor) -> torch.Tensor:
         """``(tokens, 2 inner)``: silu of the first half times the second, ``(tokens, inner)``."""
+        ...
+
+    def draw(self, logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
+        """``(rows, vocabulary)`` fp32 logits to ``(rows,)`` int64 tokens, as `DrawParams` say.
+
+        Cuts are thresholds on the logits after temperature, ties kept; top-p counts within what
+        top-k left. No size depends on the values: it can be part of a captured graph.
+        """
         ...
 
     def begin_step(self) -> None:

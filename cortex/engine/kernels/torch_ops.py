@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from cortex.engine.kernels.ops import Angles, Product
+from cortex.engine.kernels.ops import Angles, DrawParams, Product
+from cortex.engine.kernels.torch_draw import draw
 from cortex.engine.kernels.torch_products import can_pack, dense_product
 from cortex.engine.layers.attention import Attention, Gatherer
 from cortex.engine.layers.norm import rms_norm
@@ -27,6 +28,10 @@ class TorchOps:
         self._attention = Attention(Gatherer())
         self._angles: Angles | None = None
         self._wide: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def capturable(self) -> bool:
+        return False  # attention is planned for the lengths of a batch
 
     def copies(self, dtype: torch.dtype, quant: QuantType | None) -> bool:
         return quant is None and can_pack(self.device, dtype)
@@ -99,6 +104,9 @@ class TorchOps:
     def silu_mul(self, both: torch.Tensor) -> torch.Tensor:
         gate, up = both.chunk(2, -1)
         return F.silu(gate) * up
+
+    def draw(self, logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
+        return draw(logits, params)
 
     def begin_step(self) -> None:
         self._attention.begin_step()

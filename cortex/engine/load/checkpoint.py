@@ -10,9 +10,10 @@ from pathlib import Path
 import attrs
 import torch
 
-from cortex.engine.cache import KVCache, block_size_of, bytes_per_token
+from cortex.engine.cache import SPARE_BLOCKS, KVCache, block_size_of, bytes_per_token
 from cortex.engine.engine import Engine
 from cortex.engine.faults import is_out_of_memory
+from cortex.engine.graphs import capture_for
 from cortex.engine.kernels.choice import choose
 from cortex.engine.load.generation import (
     CONFIG,
@@ -94,7 +95,7 @@ class _Shape:
     @property
     def kv(self) -> int:
         block = block_size_of(self.model.device)
-        return (self.blocks + 1) * block * self.token_bytes  # and the null block
+        return (self.blocks + SPARE_BLOCKS) * block * self.token_bytes
 
 
 def estimate(
@@ -177,11 +178,18 @@ def open_engine(
                 device=target,
             )
             progress("kv", shape.kv, shape.kv)
+            runner = Runner(
+                shape.model,
+                cache,
+                max_batch=shape.max_batch,
+                max_context=shape.context,
+                capture=capture_for(target, shape.model.ops),
+            )
+            runner.prepare(progress, cancelled)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise DeviceOutOfMemory("the device ran out of memory during the load") from error
             raise
-    runner = Runner(shape.model, cache, max_batch=shape.max_batch, max_context=shape.context)
     return Engine(
         runner,
         max_batch=shape.max_batch,
@@ -262,9 +270,11 @@ def _shape(
     if kv_bytes is None:
         share = CUDA_KV_SHARE if on_cuda else CPU_KV_SHARE
         contexts = batch if on_cuda else min(batch, CPU_KV_CONTEXTS)
-        kv_bytes = min(int(fits * share), (contexts * -(-wanted // block) + 1) * block_bytes)
+        kv_bytes = min(
+            int(fits * share), (contexts * -(-wanted // block) + SPARE_BLOCKS) * block_bytes
+        )
     kv_bytes = min(kv_bytes, fits)
-    blocks = max(kv_bytes // block_bytes - 1, 1)
+    blocks = max(kv_bytes // block_bytes - SPARE_BLOCKS, 1)
     workspace += GATHERED * blocks * block_bytes // config.layers
     return _Shape(
         model=model,

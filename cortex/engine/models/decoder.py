@@ -137,7 +137,7 @@ class Decoder:
         self.config = config
         self.dtype = dtype
         self.device = device
-        self._ops = ops
+        self.ops = ops
         builder = _Builder(ops, dtype, storage)
         shape = (config.vocab_size, config.hidden_size)
         embedding = builder.table("model.embed_tokens.weight", shape)
@@ -187,7 +187,7 @@ class Decoder:
 
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Hidden states ``(tokens, hidden)``, normalised; writes the tokens' KV into *cache*."""
-        ops, eps = self._ops, self.config.norm_eps
+        ops, eps = self.ops, self.config.norm_eps
         ops.begin_step()
         angles = self.rotary.angles(batch.positions)
         x = self.embedding(batch.tokens)

@@ -68,9 +68,9 @@ def test_an_estimate_touches_no_device(tmp_path: Path):
 def test_the_context_is_what_the_cache_holds(tmp_path: Path):
     directory = write_checkpoint(tmp_path)
     block = 32 * 512
-    told = estimate(directory, dtype="float32", free_bytes=FREE, kv_bytes=4 * block)
+    told = estimate(directory, dtype="float32", free_bytes=FREE, kv_bytes=5 * block)
     assert told.context == 96
-    assert told.rows["kv"] == 4 * block
+    assert told.rows["kv"] == 5 * block
     wide = estimate(directory, dtype="float32", context=10_000, free_bytes=FREE)
     assert wide.context == 256
     least = estimate(directory, dtype="float32", free_bytes=FREE, kv_bytes=1)
