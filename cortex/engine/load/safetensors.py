@@ -1,28 +1,26 @@
 """Safetensors files: the header is proven before a byte of data is touched.
 
-A file is an 8-byte little-endian length, a JSON header of that length, and the data. Data is read,
-never mapped: a file truncated underneath is an error then, not a signal that ends the process.
+A file is an 8-byte little-endian length, a JSON header of that length, and the data.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import attrs
 import torch
 
+from cortex.engine.load.entry import TensorEntry
 from cortex.engine.load.json_file import parse_object
+from cortex.engine.load.raw_file import RawFile
 from cortex.errors import CheckpointError, clip
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 8
 MAX_NAME = 512  # characters
-READ_BYTES = 16 << 20  # at a time, between two looks at whether to go on
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,17 +33,6 @@ OTHER_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8, "C64": 8,
 }  # fmt: skip
-
-
-@attrs.frozen
-class TensorEntry:
-    """Where a tensor lies: ``begin`` counts from the start of the file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    size: int  # bytes
 
 
 def _integer(value: object, what: str, where: str) -> int:
@@ -97,11 +84,8 @@ class SafetensorsFile:
     """An open file whose header holds. Use as a context manager; raises CheckpointError."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise CheckpointError(f"{path.name} cannot be read: {clip(error.strerror)}") from error
+        self._file = RawFile(path)
+        self.name = self._file.name
         try:
             self.entries = self._read_header()
         except BaseException:
@@ -132,32 +116,18 @@ class SafetensorsFile:
         """
         # Bytes, because numpy has no bfloat16.
         array: Any = target.view(-1).view(torch.uint8).numpy()
-        view = memoryview(array)
-        self._file.seek(entry.begin)
-        at = 0
-        while at < entry.size:
-            read = self._file.readinto(view[at : at + READ_BYTES])
-            if not read:
-                raise CheckpointError(f"{self.name}: truncated while it was read")
-            at += read
-            check(read)
+        self._file.read_into(entry.begin, memoryview(array), check)
 
     def _read_header(self) -> dict[str, TensorEntry]:
-        size = os.fstat(self._file.fileno()).st_size
-        prefix = self._file.read(8)
-        if len(prefix) < 8:
+        size = self._file.size
+        if size < 8:
             raise CheckpointError(f"{self.name}: too short for a safetensors file")
-        length = int.from_bytes(prefix, "little")
+        length = int.from_bytes(self._file.read(0, 8), "little")
         if length > MAX_HEADER_BYTES:
             raise CheckpointError(f"{self.name}: a header of {length} bytes is over the limit")
         if length < 2 or 8 + length > size:
             raise CheckpointError(f"{self.name}: the header of {length} bytes is not all there")
-        header = b""
-        while len(header) < length:
-            part = self._file.read(length - len(header))
-            if not part:
-                raise CheckpointError(f"{self.name}: truncated while it was read")
-            header += part
+        header = self._file.read(8, length)
         raw = parse_object(header, self.name)
         raw.pop("__metadata__", None)
         data = 8 + length

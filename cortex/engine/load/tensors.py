@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
+from cortex.engine.load.entry import TensorEntry
 from cortex.engine.load.json_file import read_object
-from cortex.engine.load.safetensors import SafetensorsFile, TensorEntry
+from cortex.engine.load.safetensors import SafetensorsFile
 from cortex.errors import CheckpointError, clip
 
 SINGLE = "model.safetensors"

@@ -9,7 +9,8 @@ import attrs
 import torch
 
 from cortex.engine.layers.parameter import Parameter
-from cortex.engine.load.safetensors import DTYPES, SafetensorsFile, TensorEntry
+from cortex.engine.load.entry import TensorEntry
+from cortex.engine.load.safetensors import DTYPES, SafetensorsFile
 from cortex.engine.load.tensors import Tensors
 from cortex.engine.models.decoder import Decoder
 from cortex.errors import CheckpointError, LoadCancelled, UnsupportedModel, clip
