@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from cortex.engine.kernels.ops import Angles, DrawParams, Product
 from cortex.engine.kernels.torch_draw import draw
-from cortex.engine.kernels.torch_products import can_pack, dense_product
+from cortex.engine.kernels.torch_products import PackedProduct, can_pack, dense_product
 from cortex.engine.layers.attention import Attention, Gatherer
 from cortex.engine.layers.norm import rms_norm
 from cortex.engine.layers.rotary import turn, widen
+from cortex.engine.quant.dequantize import dequantize
 from cortex.engine.quant.types import QuantType
-from cortex.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from cortex.engine.batch import Batch
@@ -45,7 +45,7 @@ class TorchOps:
         self, weight: torch.Tensor, quant: QuantType | None, bias: torch.Tensor | None
     ) -> Product:
         if quant is not None:
-            raise UnsupportedModel(f"{quant.name} weights are not supported")
+            return PackedProduct(weight, quant, bias)
         return dense_product(weight, bias)
 
     def embed(
@@ -55,9 +55,8 @@ class TorchOps:
         quant: QuantType | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        if quant is not None:
-            raise UnsupportedModel(f"{quant.name} weights are not supported")
-        return F.embedding(tokens, weight).to(dtype)
+        rows = F.embedding(tokens, weight)
+        return rows.to(dtype) if quant is None else dequantize(rows, quant, dtype)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         return rms_norm(x, weight, eps)

@@ -1,4 +1,4 @@
-"""Weights as torch multiplies by them: plain, or in oneDNN's blocks on a CPU."""
+"""Weights as torch multiplies by them: plain, in oneDNN's blocks on a CPU, or packed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import attrs
 import torch
 import torch.nn.functional as F
 
+from cortex.engine.quant.dequantize import dequantize
+from cortex.engine.quant.types import QuantType
+
 _PACKED_DTYPES = (torch.float32, torch.bfloat16)
+UNPACKED = 1 << 24  # weights of a packed product that are there in the compute dtype at a time
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -64,3 +68,24 @@ def dense_product(weight: torch.Tensor, bias: torch.Tensor | None) -> PlainProdu
             raise
         return PlainProduct(weight, bias)
     return BlockedProduct(blocked, bias, weight.nbytes)
+
+
+@attrs.frozen(eq=False)
+class PackedProduct:
+    """Packed rows as they came, unpacked some at a time in each product: right, and not quick."""
+
+    weight: torch.Tensor  # (outputs, row bytes) uint8
+    quant: QuantType
+    bias: torch.Tensor | None
+
+    @property
+    def bytes(self) -> int:
+        return self.weight.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        step = max(1, UNPACKED // x.shape[-1])
+        parts = [
+            F.linear(x, dequantize(w, self.quant, x.dtype)) for w in torch.split(self.weight, step)
+        ]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return y if self.bias is None else y + self.bias

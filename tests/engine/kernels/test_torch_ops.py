@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from fakes.packed import random_packed
 
+from cortex.engine.kernels import torch_products
 from cortex.engine.kernels.ops import Angles
 from cortex.engine.kernels.torch_ops import TorchOps
+from cortex.engine.quant.dequantize import dequantize
+from cortex.engine.quant.types import TYPES, QuantType
 
 CPU = torch.device("cpu")
 EPS = 1e-6
@@ -70,3 +75,28 @@ def test_silu_mul_gates_the_second_half_with_the_first():
     both = torch.randn(3, 10)
     gate, up = both[:, :5], both[:, 5:]
     torch.testing.assert_close(TorchOps(CPU).silu_mul(both), gate / (1 + (-gate).exp()) * up)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_packed_product_is_that_of_the_unpacked_weight(
+    kind: QuantType, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch_products, "UNPACKED", 5 * 512)  # in parts of 5 rows
+    packed = random_packed(kind, 12, 512)
+    bias = torch.randn(12) if with_bias else None
+    x = torch.randn(3, 512)
+    ops = TorchOps(CPU)
+    product = ops.product(packed, kind, bias)
+    assert product.bytes == packed.nbytes == ops.product_bytes(12, 512, torch.float32, kind)
+    wanted = F.linear(x, dequantize(packed, kind, torch.float32), bias)
+    torch.testing.assert_close(product(x), wanted)
+    narrow = ops.product(packed, kind, None if bias is None else bias.bfloat16())
+    assert narrow(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_packed_rows_of_the_vocabulary_are_unpacked(kind: QuantType):
+    packed = random_packed(kind, 9, 256)
+    rows = TorchOps(CPU).embed(torch.tensor([8, 0, 8]), packed, kind, torch.bfloat16)
+    assert torch.equal(rows, dequantize(packed, kind, torch.bfloat16)[[8, 0, 8]])
