@@ -44,7 +44,7 @@ MARKER = VENV / "cortex.json"
 LOG = VENV / "cortex-set-up.log"
 
 # Commands that need more than a gateway does; every other one is content with the base.
-NEURON_COMMANDS = frozenset({"neuron", "up"})
+NEURON_COMMANDS = frozenset({"bench", "neuron", "up"})
 EXPECTED = {
     "base": "usually under a minute",
     "neuron": "some minutes, since torch is a large download",

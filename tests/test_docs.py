@@ -102,7 +102,10 @@ def command_table() -> dict[str, set[str]]:
 def options_of(name: str) -> set[str]:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None, f"there is no command {name}"
-    found = {option for parameter in command.params for option in parameter.opts}
+    commands = [command]
+    if isinstance(command, click.Group):  # whose subcommands the pages do not tell apart here
+        commands += command.commands.values()
+    found = {option for each in commands for p in each.params for option in p.opts}
     return found | {"--help", "-h"}
 
 

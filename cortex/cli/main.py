@@ -18,6 +18,7 @@ COMMANDS = {
     "load": "cortex.cli.fleet:load",
     "unload": "cortex.cli.fleet:unload",
     "chat": "cortex.cli.chat:chat",
+    "bench": "cortex.cli.bench:bench",
     "check": "cortex.cli.check:check",
     "version": "cortex.cli.version:version",
 }

@@ -185,6 +185,13 @@ class Decoder:
             + sum(norm.bytes for norm in (*norms, self.norm))
         )
 
+    @property
+    def matrix_bytes(self) -> int:
+        """What a step reads of the weights: all linears and the head."""
+        return self.head.bytes + sum(
+            linear.bytes for layer in self.layers for linear in layer.linears
+        )
+
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Hidden states ``(tokens, hidden)``, normalised; writes the tokens' KV into *cache*."""
         ops, eps = self.ops, self.config.norm_eps
