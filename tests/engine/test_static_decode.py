@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from fakes.checkpoints import write_checkpoint
+from fakes.host_syncs import HostSyncs, watch_copies
 from fakes.requests import ask, drain, tokens_of
 from fakes.static_ops import EagerCapture, StaticOps
 
@@ -75,6 +76,24 @@ def test_programs_give_what_steps_give(open_tiny, tmp_path, request, blocks, ove
                 assert [t for t, _ in other.logprob.top] == [t for t, _ in one.logprob.top]
     if blocks is not None:
         assert engine.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_a_program_is_looked_at_once(open_tiny, capture, monkeypatch, logprobs):
+    engine = open_tiny(overlap=True)
+    for number in range(3):
+        sampling = SamplingParams(temperature=0.8, top_p=0.9, seed=number, logprobs=logprobs)
+        engine.add(ask(str(number), [1, 2, number], max_tokens=40, sampling=sampling))
+    while engine.stats().waiting or engine.scheduler.running[-1].remaining > 1:
+        engine.step()
+    copies = watch_copies(monkeypatch)
+    for _ in range(20):
+        copies.clear()
+        with HostSyncs() as syncs:
+            assert len(engine.step()) == 3
+        assert syncs.seen == []
+        assert copies == [(3, 2 if logprobs is None else 3 + 2 * logprobs)]
+    assert capture.replayed >= 20
 
 
 def test_rows_without_a_sequence_write_to_the_scrap_block_alone(open_tiny, capture):
