@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 
 import attrs
+import numpy as np
 
 from cortex.engine.blocks import BlockPool
 from cortex.engine.request import (
     SEED_LIMIT,
+    Embedded,
     Event,
     FirstToken,
     Request,
@@ -87,7 +89,7 @@ class Engine:
             raise ValueError("the engine is closed")
         if request.id in self._sequences:
             raise ValueError(f"request id {request.id!r} is in use")
-        if len(request.prompt) >= self.max_context:
+        if len(request.prompt) + (request.pooling is None) > self.max_context:
             raise ValueError(
                 f"the prompt has {len(request.prompt)} tokens; the context is {self.max_context}"
             )
@@ -122,8 +124,9 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step; [] when there is nothing to do.
 
-        A request whose logits are not finite fails alone. An exception is the engine's: no event
-        was lost, and the same work is planned again should the caller dare to go on.
+        A request whose logits or embedding are not finite fails alone. An exception is the
+        engine's: no event was lost, and the same work is planned again should the caller dare to
+        go on.
         """
         if self._runner is None:
             return []
@@ -151,7 +154,7 @@ class Engine:
         self._steps += 1
         for chunk in plan.chunks:
             self.scheduler.commit(chunk)
-            chunk.sequence.pending += chunk.draws
+            chunk.sequence.pending += chunk.draws or chunk.pools
         return launched
 
     def _collect(self) -> list[Event]:
@@ -165,8 +168,12 @@ class Engine:
             if sequence.status is Status.FINISHED:
                 continue
             sequence.prompt_logprobs += result.prompt.get(sequence, [])
+            if sequence in result.pooled:
+                sequence.pool.add(result.pooled[sequence], chunk.start)
             if chunk.draws:
                 events.append(self._take(sequence, result.drawn[sequence]))
+            elif chunk.pools:
+                events.append(self._embedded(sequence))
         return events
 
     def stats(self) -> EngineStats:
@@ -202,6 +209,19 @@ class Engine:
         if finish is not None:
             self._end(sequence)
         return TokenEvent(sequence.id, drawn.token, finish, drawn.logprob, first)
+
+    def _embedded(self, sequence: Sequence) -> Event:
+        """End *sequence* with its embedding."""
+        request = sequence.request
+        assert request.pooling is not None
+        vector = sequence.pool.vector(request.pooling, len(request.prompt))
+        if not np.isfinite(vector).all():
+            return self._fail(sequence, ArithmeticError("the model's hidden states are not finite"))
+        self._prompt_tokens += len(request.prompt)
+        self._end(sequence)
+        return Embedded(
+            request.id, vector, sequence.cached_tokens or 0, sequence.scheduled_at or 0.0
+        )
 
     def _first(self, sequence: Sequence) -> FirstToken:
         self._prompt_tokens += len(sequence.request.prompt)

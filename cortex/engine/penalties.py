@@ -54,7 +54,7 @@ class Penalties:
                 torch.zeros(self._vocab_size, dtype=torch.bool, device=self._device),
                 torch.zeros(self._vocab_size, dtype=torch.float32, device=self._device),
             )
-        prompt = len(sequence.request.prompt)
+        prompt = len(sequence.request.prompt) - sequence.request.resumed
         fresh = sequence.tokens[counts.length :]
         if fresh:
             tokens = torch.tensor(fresh, dtype=torch.int64).to(self._device)

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import enum
 import math
+from typing import TYPE_CHECKING
 
 import attrs
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 SEED_LIMIT = 1 << 64
+
+
+class Pooling(enum.StrEnum):
+    """Which hidden states of a prompt make its embedding."""
+
+    LAST = "last"  # that of the last token
+    MEAN = "mean"  # the mean over all tokens
 
 
 class FinishReason(enum.StrEnum):
@@ -84,6 +96,10 @@ class Request:
     ``stop_ids`` are all of the model's EOS ids; until ``min_tokens`` were generated they cannot be
     drawn, with ``ignore_eos`` they have no meaning. ``caller`` is whom fairness is between,
     ``salt`` separates tenants in the prefix cache, a higher ``priority`` is admitted first.
+
+    The last ``resumed`` tokens of the prompt are the completion's own, of an earlier request that
+    this one carries on: penalties count them so. With ``pooling`` nothing is drawn: the request
+    ends with its prefill, as an `Embedded`, and what is said of completions has no meaning.
     """
 
     id: str
@@ -96,9 +112,12 @@ class Request:
     caller: str = ""
     salt: bytes = b""
     priority: int = 0
+    resumed: int = 0
+    pooling: Pooling | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(len(self.prompt) >= 1, "the prompt is empty")
+        _check(0 <= self.resumed <= len(self.prompt), "resumed tokens are part of the prompt")
         _check(self.max_tokens >= 1, "max_tokens must be >= 1")
         _check(self.min_tokens >= 0, "min_tokens must be >= 0")
 
@@ -137,6 +156,20 @@ class TokenEvent:
     first: FirstToken | None
 
 
+@attrs.frozen(eq=False)
+class Embedded:
+    """The embedding of a prompt, and the end of its request.
+
+    ``vector`` is ``(hidden,)`` fp32: normalised hidden states of the model's last layer, pooled,
+    not scaled to any length. ``cached_tokens`` and ``scheduled_at`` as in `FirstToken`.
+    """
+
+    request_id: str
+    vector: npt.NDArray[np.float32]
+    cached_tokens: int
+    scheduled_at: float
+
+
 @attrs.frozen
 class RequestFailed:
     """The request ended by a fault of its own; the others go on."""
@@ -145,4 +178,4 @@ class RequestFailed:
     error: Exception
 
 
-Event = TokenEvent | RequestFailed
+Event = TokenEvent | Embedded | RequestFailed

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 
 import attrs
+import numpy as np
 import torch
 
 from cortex.engine.batch import Batch, BatchBuilder
 from cortex.engine.cache import KVCache
 from cortex.engine.models.decoder import Decoder
-from cortex.engine.request import TokenLogprob
+from cortex.engine.pooling import Row
+from cortex.engine.request import Pooling, TokenLogprob
 from cortex.engine.sampler import Sampler, is_plain
 from cortex.engine.scheduler import Chunk, Plan
 from cortex.engine.sequence import Sequence
@@ -35,10 +37,12 @@ class Drawn:
 
 @attrs.frozen
 class StepResult:
-    """``drawn`` by sequence; ``prompt`` are logprobs of prompt tokens, in order, by sequence."""
+    """``drawn`` by sequence; ``prompt`` are logprobs of prompt tokens, in order, by sequence;
+    ``pooled`` are the rows of chunks that are embedded."""
 
     drawn: dict[Sequence, Drawn]
     prompt: dict[Sequence, list[TokenLogprob]]
+    pooled: dict[Sequence, Row]
 
 
 @attrs.frozen(eq=False)
@@ -48,17 +52,20 @@ class InFlight:
     plan: Plan
     _drawn: tuple[Sequence, ...]  # in the order of the table's rows, before those of prompts
     _chunks: tuple[Chunk, ...]
-    _table: torch.Tensor | None  # on the host; valid once `_copied` has happened
+    _results: torch.Tensor | None  # flat, on the host; valid once `_copied` has happened
+    _scored: int  # of these, the table of scores; then the rows that are pooled
     _best: int | None
     _copied: torch.cuda.Event | None
 
     def result(self) -> StepResult:
         """Wait for the device. May be asked once."""
-        if self._table is None:
-            return StepResult({}, {})
+        if self._results is None:
+            return StepResult({}, {}, {})
         if self._copied is not None:
             self._copied.synchronize()
-        return _unpacked(self._drawn, self._chunks, self._table.tolist(), self._best)
+        flat = self._results.numpy()
+        table = flat[: self._scored].reshape(-1, _columns(self._best)).tolist()
+        return _unpacked(self._drawn, self._chunks, table, self._best, flat[self._scored :])
 
 
 def _wanted(chunk: Chunk) -> range:
@@ -68,6 +75,24 @@ def _wanted(chunk: Chunk) -> range:
         return range(0)
     last = len(sequence.request.prompt) - 1
     return range(chunk.start, min(chunk.start + chunk.count, last))
+
+
+def _pools(chunk: Chunk) -> bool:
+    """Whether the chunk gives a row of its prompt's embedding."""
+    return chunk.pools or chunk.sequence.request.pooling is Pooling.MEAN
+
+
+def pool(hidden: torch.Tensor, chunks: Iterable[Chunk]) -> list[torch.Tensor]:
+    """fp64 rows ``(hidden,)`` of those of *chunks* that are embedded, in order (`pooling`)."""
+    rows: list[torch.Tensor] = []
+    first = 0
+    for chunk in chunks:
+        if _pools(chunk):
+            states = hidden[first : first + chunk.count]
+            mean = chunk.sequence.request.pooling is Pooling.MEAN
+            rows.append(states.sum(0, dtype=torch.float64) if mean else states[-1].double())
+        first += chunk.count
+    return rows
 
 
 def score(logits: torch.Tensor, tokens: torch.Tensor, best: int | None) -> torch.Tensor:
@@ -156,7 +181,7 @@ class Runner:
             parts.append(score(logits, tokens, best))
         parts += self._prompt_scores(batch, hidden, best)
         table = torch.cat(parts) if parts else None
-        return self._sent(plan, batch.drawn, batch.chunks, table, best)
+        return self._sent(plan, batch.drawn, batch.chunks, table, best, pool(hidden, batch.chunks))
 
     def _launch_program(self, plan: Plan) -> InFlight:
         """A step of decode alone. What the program does not know of is drawn again from its
@@ -183,16 +208,20 @@ class Runner:
         chunks: tuple[Chunk, ...],
         table: torch.Tensor | None,
         best: int | None,
+        pooled: Items[torch.Tensor] = (),
     ) -> InFlight:
-        """The step whose results are *table*, on their way to the host."""
-        if table is None:
-            return InFlight(plan, drawn, chunks, None, best, None)
-        table = table.to("cpu", non_blocking=True)
+        """The step whose results are *table* and *pooled*, on their way to the host."""
+        scored = 0 if table is None else table.numel()
+        parts = [part.reshape(-1) for part in (table, *pooled) if part is not None]
+        if not parts:
+            return InFlight(plan, drawn, chunks, None, 0, best, None)
+        results = torch.cat(parts) if len(parts) > 1 else parts[0]
+        results = results.to("cpu", non_blocking=True)
         copied = None
         if self.model.device.type == "cuda":
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        return InFlight(plan, drawn, chunks, table, best, copied)
+        return InFlight(plan, drawn, chunks, results, scored, best, copied)
 
     def _best(self, drawn: Items[Sequence], chunks: Items[Chunk]) -> int | None:
         """The widest row of logprobs that a sequence of the step asks for, or None."""
@@ -227,6 +256,11 @@ class Runner:
         return parts
 
 
+def _columns(best: int | None) -> int:
+    """How many `score` gives."""
+    return 2 if best is None else 3 + 2 * best
+
+
 def _logprob(row: list[float], count: int, best: int) -> TokenLogprob:
     ids, values = row[3 : 3 + count], row[3 + best : 3 + best + count]
     top = tuple((int(token), value) for token, value in zip(ids, values, strict=True))
@@ -234,7 +268,11 @@ def _logprob(row: list[float], count: int, best: int) -> TokenLogprob:
 
 
 def _unpacked(
-    sequences: Items[Sequence], chunks: Items[Chunk], table: list[list[float]], best: int | None
+    sequences: Items[Sequence],
+    chunks: Items[Chunk],
+    table: list[list[float]],
+    best: int | None,
+    pooled: Row,
 ) -> StepResult:
     drawn: dict[Sequence, Drawn] = {}
     for sequence, row in zip(sequences, table, strict=False):
@@ -251,4 +289,6 @@ def _unpacked(
             count = min(chunk.sequence.request.sampling.logprobs or 0, best or 0)
             rows = [next(rest) for _ in wanted]
             prompt[chunk.sequence] = [_logprob(row, count, best or 0) for row in rows]
-    return StepResult(drawn, prompt)
+    embedded = [chunk.sequence for chunk in chunks if _pools(chunk)]
+    vectors = np.split(pooled, len(embedded)) if embedded else []
+    return StepResult(drawn, prompt, dict(zip(embedded, vectors, strict=True)))

@@ -20,12 +20,14 @@ from cortex.engine.waiting import WaitingQueue
 
 @attrs.frozen
 class Chunk:
-    """Tokens ``start`` to ``start + count`` of a sequence; ``draws`` when a token follows."""
+    """Tokens ``start`` to ``start + count`` of a sequence; ``draws`` when a token follows,
+    ``pools`` when they complete a prompt that is to be embedded."""
 
     sequence: Sequence
     start: int
     count: int
     draws: bool
+    pools: bool = False
 
 
 @attrs.frozen
@@ -194,7 +196,7 @@ class Scheduler:
 
     def _prefix(self, sequence: Sequence) -> list[int]:
         """Cached blocks of its prefix, one token short of all, since one must be computed."""
-        if sequence.request.sampling.prompt_logprobs and sequence.generated == 0:
+        if sequence.needs_every_position:
             return []
         size = self.pool.block_size
         full = (len(sequence.tokens) - 1) // size
@@ -208,7 +210,7 @@ class Scheduler:
         size = self.pool.block_size
         if index >= (len(sequence.tokens) - 1) // size:
             return False
-        if sequence.request.sampling.prompt_logprobs and sequence.generated == 0:
+        if sequence.needs_every_position:
             return False
         digest = sequence.block_digest(index, size)
         return any(
@@ -231,7 +233,8 @@ class Scheduler:
         decodes: list[Chunk] = []
         prefills: list[Chunk] = []
         for sequence, count in chosen.items():
-            draws = count == sequence.remaining
-            chunk = Chunk(sequence, sequence.computed, count, draws)
+            whole, pooled = count == sequence.remaining, sequence.request.pooling is not None
+            draws, pools = whole and not pooled, whole and pooled
+            chunk = Chunk(sequence, sequence.computed, count, draws, pools)
             (decodes if count == 1 and draws else prefills).append(chunk)
         return Plan(tuple(decodes), tuple(prefills), tuple(preempted))

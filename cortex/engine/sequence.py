@@ -7,7 +7,8 @@ import enum
 import attrs
 
 from cortex.engine.blocks import block_hash, root_hash
-from cortex.engine.request import FinishReason, Request, TokenLogprob
+from cortex.engine.pooling import RunningPool
+from cortex.engine.request import FinishReason, Pooling, Request, TokenLogprob
 
 
 class Status(enum.Enum):
@@ -41,6 +42,7 @@ class Sequence:
     cached_tokens: int | None = None
     scheduled_at: float | None = None
     prompt_logprobs: list[TokenLogprob | None] = attrs.field(factory=list)
+    pool: RunningPool = attrs.field(factory=RunningPool)
     preemptions: int = 0
     _hashes: list[bytes] = attrs.field(factory=list)
 
@@ -76,6 +78,13 @@ class Sequence:
         """Whether a step of it can be built only once every token before is known to the host."""
         sampling = self.request.sampling
         return sampling.penalised or sampling.prompt_logprobs
+
+    @property
+    def needs_every_position(self) -> bool:
+        """Whether each token of the prompt must be computed, so that no cached block helps."""
+        request = self.request
+        wants = request.sampling.prompt_logprobs or request.pooling is Pooling.MEAN
+        return wants and self.generated == 0
 
     def block_digest(self, index: int, block_size: int) -> bytes:
         """The hash of full block *index*; kept, since tokens never change."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from cortex.engine.request import Event, Request, RequestFailed, TokenEvent
+from cortex.engine.request import Embedded, Event, Request, RequestFailed, TokenEvent
 from cortex.errors import ContextLengthExceeded, CortexError, InternalError, Unavailable
 from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.jobs import Abort, Add, Close, OpenedEngine
@@ -87,7 +87,7 @@ class EventStream(trio.abc.ReceiveChannel[list[Event]]):
 
 
 def _is_last(event: Event) -> bool:
-    return isinstance(event, RequestFailed) or event.finish is not None
+    return isinstance(event, RequestFailed | Embedded) or event.finish is not None
 
 
 def _ignore(_: Exception) -> None:
@@ -141,7 +141,7 @@ class EngineHandle:
         """
         if self._closed is not None:
             raise _own(self._closed)
-        if len(request.prompt) >= self.max_context:
+        if len(request.prompt) + (request.pooling is None) > self.max_context:
             raise _too_long(request, self.max_context)
         if request.id in self._streams:
             raise InternalError(f"the request id {request.id} is in use")
@@ -190,13 +190,15 @@ class EngineHandle:
     def _measure(self, events: Sequence[Event], stats: EngineStats) -> None:
         now = self._clock()
         if self._stepped_at is not None:
-            self.speed.decoded(len(events), now - self._stepped_at)
+            tokens = sum(isinstance(event, TokenEvent) for event in events)
+            self.speed.decoded(tokens, now - self._stepped_at)
         self._stepped_at = now if stats.running or stats.waiting else None
         for event in events:
             stream = self._streams.get(event.request_id)
-            if stream is not None and isinstance(event, TokenEvent) and event.first is not None:
-                computed = stream.prompt_tokens - event.first.cached_tokens
-                self.speed.prefilled(computed, now - event.first.scheduled_at)
+            first = event.first if isinstance(event, TokenEvent) else event
+            if stream is not None and first is not None and not isinstance(first, RequestFailed):
+                computed = stream.prompt_tokens - first.cached_tokens
+                self.speed.prefilled(computed, now - first.scheduled_at)
 
     def died(self, error: Exception) -> None:
         log.error("engine failed", exc=error)

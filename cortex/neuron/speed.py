@@ -23,11 +23,13 @@ class Speed:
             self.prefill = _smooth(self.prefill, tokens / seconds)
 
     def decoded(self, tokens: int, seconds: float) -> None:
-        """A step brought *tokens*, *seconds* after the one before it."""
+        """A step brought *tokens*, *seconds* after the one before it. A stretch without any (of
+        embeddings, or one long prefill) says nothing of decoding."""
         self._tokens += tokens
         self._seconds += seconds
         if self._seconds >= WINDOW:
-            self.decode = _smooth(self.decode, self._tokens / self._seconds)
+            if self._tokens:
+                self.decode = _smooth(self.decode, self._tokens / self._seconds)
             self._tokens, self._seconds = 0, 0.0
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.engine.blocks import BlockPool
-from cortex.engine.request import SamplingParams
+from cortex.engine.request import Pooling, SamplingParams
 from cortex.engine.scheduler import Scheduler
 from cortex.engine.sequence import Sequence
 
@@ -46,6 +46,7 @@ def play(machine: Machine, moves: list[Move]) -> None:
                 priority=choice // 9,
                 salt=b"x" if choice == 7 else b"",
                 sampling=SamplingParams(temperature=0.0, prompt_logprobs=choice == 5),
+                pooling={3: Pooling.LAST, 6: Pooling.MEAN}.get(choice),
             )
         elif kind == 5 and machine.live:
             ids = list(machine.live)

@@ -31,6 +31,13 @@ def _weights(directory: Path) -> dict[str, torch.Tensor]:
 
 def forward(directory: Path, tokens: list[int]) -> torch.Tensor:
     """fp64 logits ``(tokens, vocabulary)`` of the Qwen3 or Mistral checkpoint in *directory*."""
+    w = _weights(directory)
+    head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
+    return hidden_states(directory, tokens) @ head.T
+
+
+def hidden_states(directory: Path, tokens: list[int]) -> torch.Tensor:
+    """fp64 final states ``(tokens, hidden)`` of the same, normalised."""
     config = json.loads((directory / "config.json").read_text())
     w = _weights(directory)
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -59,8 +66,7 @@ def forward(directory: Path, tokens: list[int]) -> torch.Tensor:
         y = _norm(x, w[p + "post_attention_layernorm.weight"], eps)
         gate, up = (y @ w[f"{p}mlp.{name}_proj.weight"].T for name in ("gate", "up"))
         x = x + (gate * gate.sigmoid() * up) @ w[p + "mlp.down_proj.weight"].T
-    head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
-    return _norm(x, w["model.norm.weight"], eps) @ head.T
+    return _norm(x, w["model.norm.weight"], eps)
 
 
 def greedy_oracle(directory: Path, prompt: list[int], count: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cortex.engine.engine import Engine
-from cortex.engine.request import Event, Request, SamplingParams
+from cortex.engine.request import Event, Pooling, Request, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -19,6 +19,10 @@ def ask(
     **options: object,
 ) -> Request:
     return Request(name, tuple(prompt), sampling, max_tokens, **options)
+
+
+def embed(name: str, prompt: Iterable[int], pooling: Pooling, **options: object) -> Request:
+    return Request(name, tuple(prompt), GREEDY, max_tokens=1, pooling=pooling, **options)
 
 
 def drain(engine: Engine, limit: int = 5000) -> dict[str, list[Event]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from cortex.engine.blocks import BlockPool
-from cortex.engine.request import Request, SamplingParams
+from cortex.engine.request import Pooling, Request, SamplingParams
 from cortex.engine.scheduler import Plan, Scheduler
 from cortex.engine.sequence import Sequence, Status
 
@@ -50,6 +50,7 @@ class Machine:
         priority: int = 0,
         salt: bytes = b"",
         sampling: SamplingParams = GREEDY,
+        pooling: Pooling | None = None,
     ) -> Sequence:
         """A request that is cut to what the pool holds."""
         limit = min(len(prompt) + max_tokens, self.scheduler.max_tokens)
@@ -62,6 +63,7 @@ class Machine:
             caller=caller,
             priority=priority,
             salt=salt,
+            pooling=pooling,
         )
         sequence = Sequence(request, seed=0, limit=max(limit, 2), arrival=self._arrivals)
         self._arrivals += 1
@@ -91,6 +93,9 @@ class Machine:
             if chunk.draws:
                 chunk.sequence.pending += 1
                 self._in_flight.append((chunk.sequence, sum(tokens) % 3))
+            if chunk.pools:
+                chunk.sequence.pending += 1
+                self._in_flight.append((chunk.sequence, 0))
         self._deliver(arrived)
         if not self._overlap:
             arrived, self._in_flight = self._in_flight, []
@@ -143,10 +148,15 @@ class Machine:
             assert sequence.status is Status.RUNNING
             assert chunk.start == sequence.computed
             assert 1 <= chunk.count <= sequence.remaining
-            assert chunk.draws == (chunk.count == sequence.remaining)
+            whole, pooled = chunk.count == sequence.remaining, sequence.request.pooling is not None
+            assert (chunk.draws, chunk.pools) == (whole and not pooled, whole and pooled)
             assert self.pool.needed(chunk.start + chunk.count) <= len(sequence.blocks)
         assert all(chunk.count == 1 and chunk.draws for chunk in plan.decodes)
-        decoding = [s for s in self.scheduler.running if s.remaining == 1 and not s.awaits_end]
+        decoding = [
+            s
+            for s in self.scheduler.running
+            if s.remaining == 1 and not s.awaits_end and s.request.pooling is None
+        ]
         assert set(decoding) <= {chunk.sequence for chunk in plan.decodes}, "decode was delayed"
 
     def _waiting(self) -> list[Sequence]:
@@ -173,8 +183,10 @@ class Machine:
         for sequence, token in arrived:
             if sequence.status is Status.FINISHED:
                 continue
-            ended = sequence.append(token) is not None
-            self.scheduler.settle(sequence)
+            ended = sequence.request.pooling is not None
+            if not ended:
+                ended = sequence.append(token) is not None
+                self.scheduler.settle(sequence)
             if ended:
                 del self.live[sequence.id]
                 self.finished.append(sequence.id)
