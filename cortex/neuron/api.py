@@ -76,6 +76,7 @@ class NeuronApi:
             Route("POST", "/tokenize", self.tokenize),
             Route("POST", "/v1/chat/completions", self.inference.chat),
             Route("POST", "/v1/completions", self.inference.completions),
+            Route("POST", "/v1/embeddings", self.inference.embeddings),
         ]
 
     async def discover(self, request: HttpRequest) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -75,7 +76,7 @@ class Completion:
         first: FirstToken | None = None
         for event in batch:
             if isinstance(event, RequestFailed):
-                raise _failure(event.error)
+                raise as_failure(event.error)
             assert isinstance(event, TokenEvent)
             if event.first is not None:
                 first = event.first
@@ -114,14 +115,19 @@ class Completion:
 
 async def run_all(completions: Sequence[Completion], engine: EngineHandle, sink: Sink) -> None:
     """Run *completions* side by side. The first failure ends them all and is raised as it is."""
-    if len(completions) == 1:
-        await completions[0].run(engine, sink)
+    await side_by_side([partial(completion.run, engine, sink) for completion in completions])
+
+
+async def side_by_side(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run *works* together. The first failure ends them all and is raised as it is."""
+    if len(works) == 1:
+        await works[0]()
         return
     failure: CortexError | None = None
     try:
         async with trio.open_nursery() as nursery:
-            for completion in completions:
-                nursery.start_soon(completion.run, engine, sink)
+            for work in works:
+                nursery.start_soon(work)
     except* CortexError as group:
         leaf: BaseException = group
         while isinstance(leaf, BaseExceptionGroup):
@@ -166,7 +172,8 @@ def timings(completions: Sequence[Completion], prompt_tokens: int) -> Timings:
     )
 
 
-def _failure(error: Exception) -> CortexError:
+def as_failure(error: Exception) -> CortexError:
+    """*error* of the engine, as an answer."""
     if isinstance(error, CortexError):
         return error
     failure = InternalError("the engine failed on this request")

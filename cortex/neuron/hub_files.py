@@ -26,6 +26,9 @@ SMALL = frozenset(
         "special_tokens_map.json",
         "chat_template.jinja",
         "chat_template.json",
+        # How sentence-transformers pools, of an embedding model.
+        "modules.json",
+        "1_Pooling/config.json",
     }
 )
 MAX_SMALL_BYTES = 256 << 20

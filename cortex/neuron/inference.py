@@ -1,4 +1,4 @@
-"""Serves chat and completion requests: validate, lease, render, admit, run, answer."""
+"""Serves chat, completion and embedding requests: validate, lease, render, admit, run, answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from cortex.errors import BadRequest
 from cortex.neuron.admission import Admission
 from cortex.neuron.chat_answers import ChatMessage, ChatStream, chat_body
 from cortex.neuron.completion_answers import CompletionShape, CompletionText, TokenTable
+from cortex.neuron.embedding import EmbeddingJob, embedding_body, embedding_job
 from cortex.neuron.generation import Completion, Update, run_all, timings, usage
 from cortex.neuron.job import Caller, Job, chat_job, completion_job
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics
-from cortex.neuron.prompt import chat_prompt, completion_prompts
+from cortex.neuron.prompt import chat_prompt, completion_prompts, embedding_prompts
 from cortex.neuron.residents import LoadedModel
 from cortex.service import logs
 from cortex.service.cancellation import is_cancellation
@@ -27,6 +28,7 @@ from cortex.service.http import Answer, HttpRequest, StreamAnswer
 from cortex.service.stream import ClientStalled, Pace, StreamWriter
 from cortex.wire import errors, json, sse
 from cortex.wire.converter import structure
+from cortex.wire.embeddings import EmbeddingRequest
 from cortex.wire.openai import ChatRequest, CompletionRequest
 
 log = logs.get("neuron.request")
@@ -107,6 +109,15 @@ class Inference:
             )
             return Answer(json.dumps(body))
 
+    async def embeddings(self, request: HttpRequest) -> Answer:
+        asked = structure(json.load_object(request.body), EmbeddingRequest)
+        with self.lifecycle.lease(asked.model) as model:
+            prompts = await embedding_prompts(model.text, asked)
+            job = embedding_job(model, asked, prompts, _caller(request), self.admission.max_running)
+            with self._running(model, job):
+                await job.run(model.engine)
+            return Answer(json.dumps(embedding_body(job, asked.model)))
+
     # Streams
 
     async def _streamed(
@@ -178,14 +189,14 @@ class Inference:
             await stream.writer.write(frames + shape.end(usage(job.prompt_tokens, job.completions)))
 
     @contextmanager
-    def _running(self, model: LoadedModel, job: Job) -> Iterator[None]:
+    def _running(self, model: LoadedModel, job: Job | EmbeddingJob) -> Iterator[None]:
         """Seats for *job*, and its one log line and metrics, however it ends."""
-        with self.admission.admit(model.model_id, len(job.completions)):
+        with self.admission.admit(model.model_id, job.seats):
             started = trio.current_time()
             end = "complete"
             try:
                 yield
-                end = str(job.completions[0].finish)
+                end = job.end
             except BaseException as exc:
                 if _client_gone(exc):
                     end = "client_gone"
@@ -202,7 +213,7 @@ class Inference:
                     end=end,
                     seconds=round(trio.current_time() - started, 3),
                     prompt=sum(job.prompt_tokens),
-                    completion=sum(c.tokens for c in job.completions),
+                    completion=job.tokens,
                 )
 
 

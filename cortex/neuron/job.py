@@ -52,6 +52,21 @@ class Job:
     completions: Sequence[Completion]
     prompt_tokens: Sequence[int]
 
+    @property
+    def seats(self) -> int:
+        """How many of an engine's it takes."""
+        return len(self.completions)
+
+    @property
+    def end(self) -> str:
+        """How it ended, once it has."""
+        return str(self.completions[0].finish)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its completions so far."""
+        return sum(completion.tokens for completion in self.completions)
+
 
 def chat_job(model: LoadedModel, request: ChatRequest, prompt: Prompt, caller: Caller) -> Job:
     return _job(
@@ -105,7 +120,7 @@ def _job(
                         sampling=sampling,
                         max_tokens=max(1, allowed.max_tokens),
                         min_tokens=min(request.min_tokens or 0, allowed.max_tokens),
-                        stop_ids=model.text.defaults.eos_ids,
+                        stop_ids=model.text.defaults.eos_ids | prompt.stop_ids,
                         ignore_eos=bool(request.ignore_eos),
                         caller=caller.name,
                         salt=caller.salt,

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cortex.engine.engine import EngineStats
+from cortex.neuron.embedding import Embedding, EmbeddingJob
 from cortex.neuron.generation import Completion
 from cortex.neuron.job import Job
 from cortex.wire.neuron import DeviceHealth, Model
@@ -47,7 +48,7 @@ class NeuronMetrics:
             INTER_TOKEN_BUCKETS,
         )
         self._duration = histogram(
-            "neuron_request_duration_seconds", "From arrival to the last token.", DURATION_BUCKETS
+            "neuron_request_duration_seconds", "From arrival to the end.", DURATION_BUCKETS
         )
         self._queue = histogram(
             "neuron_request_queue_seconds", "From arrival to the first step.", QUEUE_BUCKETS
@@ -55,13 +56,19 @@ class NeuronMetrics:
         self._prompt = counter("neuron_prompt_tokens_total", "Tokens of prompts.")
         self._cached = counter("neuron_cached_prompt_tokens_total", "Of those, found in the cache.")
         self._generated = counter("neuron_generation_tokens_total", "Tokens generated.")
-        self._finished = counter("neuron_requests_total", "Completions that ended.", "end")
+        self._finished = counter(
+            "neuron_requests_total", "Completions and embeddings that ended.", "end"
+        )
         self._aborted = counter("neuron_requests_aborted_total", "Requests whose client left.")
         self._failed = counter("neuron_requests_failed_total", "Requests that failed.", "reason")
 
-    def ended(self, model: str, job: Job) -> None:
+    def ended(self, model: str, job: Job | EmbeddingJob) -> None:
         """*job* has ended, whole or not: count what it did."""
         self._prompt.labels(model).inc(sum(job.prompt_tokens))
+        if isinstance(job, EmbeddingJob):
+            for embedding in job.embeddings:
+                self._embedding(model, embedding, job.end)
+            return
         for completion in job.completions:
             self._completion(model, completion)
 
@@ -84,6 +91,14 @@ class NeuronMetrics:
             self._inter.labels(model).observe(spent / (completion.tokens - 1))
         if completion.finish is not None:
             self._finished.labels(model, completion.finish).inc()
+
+    def _embedding(self, model: str, embedding: Embedding, end: str) -> None:
+        self._cached.labels(model).inc(embedding.cached_tokens)
+        if embedding.written is not None:
+            added = embedding.added_at
+            self._queue.labels(model).observe(max(0.0, embedding.scheduled_at - added))
+            self._duration.labels(model).observe(max(0.0, embedding.ended_at - added))
+            self._finished.labels(model, end).inc()
 
 
 class SnapshotCollector(Collector):

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from cortex.engine.load.pooling import EmbeddingRecipe
+
 if TYPE_CHECKING:
     from cortex.engine.load.generation import GenerationDefaults
+    from cortex.text.infill import InfillFormat
     from cortex.text.reasoning import ReasoningMarkers
     from cortex.text.template import ChatTemplate
     from cortex.text.tokenizer import Tokenizer
@@ -27,6 +30,8 @@ FILES = (
     "chat_template.json",
     "generation_config.json",
     "config.json",
+    "modules.json",
+    "1_Pooling/config.json",
 )
 
 
@@ -41,6 +46,8 @@ class ModelText:
     tool_call: bool = False
     markers: ReasoningMarkers | None = None  # the ids around reasoning
     tool_format: ToolFormat | None = None  # how the model writes calls
+    infill: InfillFormat | None = None  # how it is asked to fill a gap
+    embedding: EmbeddingRecipe = attrs.field(factory=EmbeddingRecipe)
 
 
 ReadText = Callable[[Path], ModelText]

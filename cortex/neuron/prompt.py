@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from cortex.errors import BadRequest, TemplateError
+from cortex.errors import BadRequest, TemplateError, clip
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.params import thinking_kwargs
 from cortex.text.deltas import OutputParser
+from cortex.wire.embeddings import EmbeddingRequest
 from cortex.wire.openai import (
     ChatRequest,
     CompletionRequest,
@@ -33,10 +34,12 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Prompt:
-    """A prompt's ids, and whether it ends within reasoning."""
+    """A prompt's ids, whether it ends within reasoning, and what ends a completion of it besides
+    the model's EOS."""
 
     ids: tuple[int, ...]
     in_reasoning: bool = False
+    stop_ids: frozenset[int] = frozenset()
 
 
 async def chat_prompt(text: ModelText, request: ChatRequest | TokenizeRequest) -> Prompt:
@@ -76,11 +79,37 @@ async def completion_prompts(text: ModelText, request: CompletionRequest) -> lis
     several = isinstance(given, tuple) and not isinstance(given[0], int)
     prompts = given if several else (given,)
 
+    if request.suffix and text.infill is None:
+        raise BadRequest(
+            f"the model '{clip(request.model)}' was not taught to fill gaps: it takes no suffix",
+            param="suffix",
+            code="unsupported_value",
+        )
+
     def encode() -> list[Prompt]:
         return [
-            Prompt(_ids(text, each, f"prompt[{index}]" if several else "prompt"))
+            _completion_prompt(text, each, f"prompt[{index}]" if several else "prompt", request)
             for index, each in enumerate(prompts)
         ]
+
+    return await _in_thread(encode)
+
+
+async def embedding_prompts(text: ModelText, request: EmbeddingRequest) -> list[Prompt]:
+    """One for each input; ids are checked against the vocabulary, and otherwise as they came."""
+
+    def encode() -> list[Prompt]:
+        prompts: list[Prompt] = []
+        for index, each in enumerate(request.inputs):
+            path = f"input[{index}]" if request.several else "input"
+            if isinstance(each, str):
+                ids = tuple(text.tokenizer.encode_document(each))
+            else:
+                ids = _known(text, each, path)
+            if not ids:
+                raise BadRequest(f"{path}: nothing is left of it as tokens", param=path)
+            prompts.append(Prompt(ids))
+        return prompts
 
     return await _in_thread(encode)
 
@@ -117,16 +146,25 @@ def output_parser(text: ModelText, request: ChatRequest, prompt: Prompt) -> Outp
     )
 
 
-def _ids(text: ModelText, prompt: Any, path: str) -> tuple[int, ...]:
-    if isinstance(prompt, str):
-        ids = tuple(text.tokenizer.encode_completion(prompt))
-    else:
-        ids = prompt
-        size = text.tokenizer.vocab_size
-        if any(not 0 <= token < size for token in ids):
-            raise BadRequest(f"{path}: token ids must be below {size}", param=path)
+def _completion_prompt(
+    text: ModelText, prompt: Any, path: str, request: CompletionRequest
+) -> Prompt:
+    given = prompt if isinstance(prompt, str) else _known(text, prompt, path)
+    if request.suffix and text.infill is not None:
+        infill = text.infill
+        return Prompt(
+            tuple(infill.prompt(text.tokenizer, given, request.suffix)), stop_ids=infill.ends
+        )
+    ids = tuple(text.tokenizer.encode_completion(given)) if isinstance(given, str) else given
     if not ids:
         raise BadRequest("the prompt is empty", param=path)
+    return Prompt(ids)
+
+
+def _known(text: ModelText, ids: tuple[int, ...], path: str) -> tuple[int, ...]:
+    size = text.tokenizer.vocab_size
+    if any(not 0 <= token < size for token in ids):
+        raise BadRequest(f"{path}: token ids must be below {size}", param=path)
     return ids
 
 

@@ -210,4 +210,6 @@ def capabilities(text: ModelText) -> tuple[str, ...]:
         names.append("tools")
     if text.reasoning:
         names.append("reasoning")
+    if text.embedding.stated and text.embedding.refusal is None:
+        names.append("embeddings")
     return tuple(names)

@@ -49,7 +49,8 @@ class Tokenizer:
         self.vocab_size: int = _guarded(self._hf.get_vocab_size, CheckpointError)
         self.bos_id = self._named("bos_token")
         self.eos_id = self._named("eos_token")
-        self.adds_bos = self._adds_bos()
+        before, self._after = self._frame()
+        self.adds_bos = self._adds_bos(before)
         self._bytes: dict[int, bytes] = {}
         self._plain: tokenizers.Tokenizer | None = None
         self._plain_lock = threading.Lock()
@@ -80,6 +81,14 @@ class Tokenizer:
         """A raw prompt: BOS first where the checkpoint wants it and *text* does not bring it."""
         ids = self.encode(text, special=special)
         if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def encode_document(self, text: str) -> list[int]:
+        """*text* as it is embedded: plain throughout, between what the checkpoint's post-processor
+        puts before and after a text (BOS, EOS)."""
+        ids = [*self.encode(text, special=False), *self._after]
+        if self.adds_bos and self.bos_id is not None:
             ids.insert(0, self.bos_id)
         return ids
 
@@ -132,14 +141,29 @@ class Tokenizer:
         content = _content(self.config.get(key))
         return None if content is None else self.token_id(content)
 
-    def _adds_bos(self) -> bool:
+    def _adds_bos(self, before: Sequence[int]) -> bool:
         wanted = self.config.get("add_bos_token")
         if isinstance(wanted, bool):
             return wanted
-        framed = _guarded(lambda: self._hf.encode("", add_special_tokens=True).ids, CheckpointError)
-        if self.bos_id is None and len(framed) == 1 and framed[0] in self.special_ids:
-            self.bos_id = framed[0]  # a post-processor that names it where the config does not
-        return self.bos_id is not None and framed[:1] == [self.bos_id]
+        if self.bos_id is None and len(before) == 1 and before[0] in self.special_ids:
+            self.bos_id = before[0]  # a post-processor that names it where the config does not
+        return self.bos_id is not None and before[:1] == [self.bos_id]
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The ids that the checkpoint's post-processor, or its config, puts before and after a
+        text."""
+        bare = self._encode(self._hf, "a")
+        framed = _guarded(
+            lambda: self._hf.encode("a", add_special_tokens=True).ids, CheckpointError
+        )
+        starts = range(len(framed) - len(bare) + 1)
+        start = next((n for n in starts if framed[n : n + len(bare)] == bare), None)
+        if start is None:
+            return [], []
+        after = framed[start + len(bare) :]
+        if not after and self.config.get("add_eos_token") is True and self.eos_id is not None:
+            after = [self.eos_id]
+        return framed[:start], after
 
     def _encode(self, hf: tokenizers.Tokenizer, text: str) -> list[int]:
         ids: list[int] = _guarded(lambda: hf.encode(text, add_special_tokens=False).ids, BadRequest)

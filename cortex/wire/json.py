@@ -54,6 +54,11 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value, option=_OPTIONS)
 
 
+def raw(data: bytes) -> Any:
+    """*data*, which is JSON already, as a value within what is given to `dumps`."""
+    return orjson.Fragment(data)
+
+
 def _too_deep(value: Any) -> bool:
     """Whether containers in *value* nest deeper than `MAX_DEPTH`, found level by level."""
     level = [value]

@@ -230,8 +230,8 @@ class CompletionRequest(SamplingFields):
     def __attrs_post_init__(self) -> None:
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise FieldError("a best_of other than n is not supported", "best_of")
-        if self.suffix:
-            raise FieldError("this model does not support suffix", "suffix")
+        if self.suffix and self.echo:
+            raise FieldError("cannot be combined with suffix", "echo")
 
 
 @attrs.frozen(kw_only=True)

@@ -29,6 +29,16 @@ def test_a_chat_completion_is_whole_and_its_usage_adds_up(client):
     assert answer._request_id
 
 
+def test_embeddings_are_decoded_from_what_the_sdk_asks_for(client):
+    """It asks for base64 unless told otherwise."""
+    packed = client.embeddings.create(model=MODEL, input=["What is cortex?", "x"])
+    plain = client.embeddings.create(model=MODEL, input="x", encoding_format="float")
+    assert [entry.index for entry in packed.data] == [0, 1]
+    assert packed.data[1].embedding == pytest.approx(plain.data[0].embedding, abs=1e-4)
+    assert sum(x * x for x in plain.data[0].embedding) == pytest.approx(1, abs=1e-4)
+    assert packed.usage.prompt_tokens == packed.usage.total_tokens > plain.usage.prompt_tokens
+
+
 def test_a_stream_says_what_the_whole_answer_says(client):
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
     stream = client.chat.completions.create(

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import numpy as np
 
 from cortex.engine.engine import EngineStats
 from cortex.engine.request import (
+    Embedded,
     Event,
     FinishReason,
     FirstToken,
+    Pooling,
     Request,
     SamplingParams,
     TokenEvent,
@@ -90,7 +93,10 @@ class FakeEngine:
         self.steps += 1
         return [self._next(request, done) for request, done in list(self.running.values())]
 
-    def _next(self, request: Request, done: int) -> TokenEvent:
+    def _next(self, request: Request, done: int) -> Event:
+        if request.pooling is not None:
+            del self.running[request.id]
+            return Embedded(request.id, self.vector(request), cached_tokens=1, scheduled_at=0.0)
         last = done + 1 == min(request.max_tokens, self.max_context - len(request.prompt))
         if last:
             del self.running[request.id]
@@ -103,6 +109,11 @@ class FakeEngine:
             None,
             FirstToken(0, 0.0, None) if done == 0 else None,
         )
+
+    def vector(self, request: Request) -> np.ndarray:
+        """The embedding of a prompt: its length and its first token, by the pooling asked for."""
+        numbers = [len(request.prompt), request.prompt[0], 0, request.pooling == Pooling.MEAN]
+        return np.array(numbers, dtype=np.float32)
 
     def stats(self) -> EngineStats:
         return EngineStats(

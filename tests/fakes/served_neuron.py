@@ -63,8 +63,8 @@ class ScriptedEngine(FakeEngine):
 
     script: Sequence[int | Exception] = ()
 
-    def _next(self, request: EngineRequest, done: int) -> Event:  # type: ignore[override]
-        if not self.script:
+    def _next(self, request: EngineRequest, done: int) -> Event:
+        if not self.script or request.pooling is not None:
             return super()._next(request, done)
         said = self.script[min(done, len(self.script) - 1)]
         if isinstance(said, Exception):
@@ -107,10 +107,12 @@ async def served(
     max_running: int = 4,
     max_waiting: int = 4,
     token: str | None = None,
+    text: ModelText | None = None,
 ) -> AsyncIterator[ServedNeuron]:
-    """A neuron with `MODEL` loaded on an engine from *make*; twenty seconds at most."""
+    """A neuron with `MODEL` loaded on an engine from *make*; twenty seconds at most. *text* None is
+    the demonstration model's."""
     checkpoints = FakeCheckpoints(make=lambda _: make())
-    house = House(checkpoints=checkpoints, read_text=lambda _: demo_text())  # type: ignore[arg-type]
+    house = House(checkpoints=checkpoints, read_text=lambda _: text or demo_text())  # type: ignore[arg-type]
     no_probe: Any = None  # there are no devices to look at
     registry = CollectorRegistry()
     admission = Admission(max_running, max_waiting)

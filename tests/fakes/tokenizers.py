@@ -72,6 +72,17 @@ def metaspace_json(*, strip: bool = True) -> str:
     return str(native.to_str())
 
 
+def special_byte_level(*special: str, suffix: str | None = None) -> Tokenizer:
+    """`byte_level` with more special tokens, and *suffix* put after each text."""
+    native = Native.from_str(byte_level_json())
+    native.add_tokens(_added(special, ()))
+    if suffix is not None:
+        native.post_processor = processors.TemplateProcessing(
+            single=f"$A {suffix}", special_tokens=[(suffix, native.token_to_id(suffix))]
+        )
+    return Tokenizer(json.loads(native.to_str()), {"eos_token": "<|im_end|>"})
+
+
 def byte_level(config: dict[str, Any] | None = None) -> Tokenizer:
     return Tokenizer(
         json.loads(byte_level_json()),

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import itertools
+from array import array
+from typing import Any
 
 import pytest
 import trio
 from fakes.gateway import CHAT, chat, gateway, payloads, text_of
-from fakes.neuron import FakeNeuron, Reply, chunk, error_reply
+from fakes.neuron import FakeNeuron, Reply, chunk, error_reply, json_reply
 
 from cortex.config.catalogue import CatalogueEntry
+from cortex.wire.embeddings import packed
 
 COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
 ENTRY = CatalogueEntry("m", source="org/m", vram_mb=1000)
 
 
@@ -73,6 +77,58 @@ async def test_a_completion_is_served_on_its_own_route(served, neuron):
     assert neuron.counts[COMPLETIONS] == 1
     stream = await served.streamed({**body, "stream": True}, COMPLETIONS)
     assert payloads(stream)[-1] == "[DONE]"
+
+
+def embeddings(*vectors: Any):
+    data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(vectors)]
+    usage = {"prompt_tokens": 5, "total_tokens": 5}
+    return lambda asked: json_reply({"object": "list", "data": data, "model": "m", "usage": usage})
+
+
+@pytest.mark.parametrize("fields", [{}, {"encoding_format": "float"}, {"encoding_format": None}])
+async def test_embeddings_travel_packed_and_are_told_as_numbers(served, neuron, fields):
+    numbers = [0.5, -0.25, 0.0]
+    neuron.scripts[EMBEDDINGS] = embeddings(packed(array("f", numbers)))
+    body = {"model": "gpt-4", "input": ["a", "b"], "dimensions": 3, "other": 1, **fields}
+    answer = await served.client.post(EMBEDDINGS, json=body)
+    assert answer.status_code == 200
+    assert answer.json()["data"][0]["embedding"] == numbers
+    assert answer.json()["model"] == "gpt-4"
+    sent = neuron.last(EMBEDDINGS).json
+    assert sent == {**body, "model": "m", "encoding_format": "base64"}
+    assert await served.total("cortex_requests_total", dialect="openai-embeddings", code="200") == 1
+    assert await served.total("cortex_prompt_tokens_total", model="m") == 5
+
+
+async def test_packed_embeddings_pass_as_they_are(served, neuron):
+    neuron.scripts[EMBEDDINGS] = embeddings("AAAAPw==", [1.0])
+    body = {"model": "m", "input": "a", "encoding_format": "base64"}
+    data = (await served.client.post(EMBEDDINGS, json=body)).json()["data"]
+    assert [entry["embedding"] for entry in data] == ["AAAAPw==", [1.0]]
+
+
+@pytest.mark.parametrize("bad", ["no base64!", "AAA=", "AADAfw=="])
+async def test_a_vector_that_is_none_is_an_error(served, neuron, bad):
+    neuron.scripts[EMBEDDINGS] = embeddings(bad)
+    answer = await served.client.post(EMBEDDINGS, json={"model": "m", "input": "a"})
+    assert answer.status_code == 502
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "m", "input": []}, 400),
+        ({"model": "m", "input": ["a"] * 2049}, 400),
+        ({"model": "m", "input": "a", "dimensions": -1}, 400),
+        ({"model": "m"}, 400),
+        ({"model": "no/such", "input": "a"}, 404),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+async def test_bad_embedding_requests_never_reach_a_neuron(served, neuron, body, status):
+    answer = await served.client.post(EMBEDDINGS, json=body)
+    assert answer.status_code == status
+    assert neuron.counts[EMBEDDINGS] == 0
 
 
 async def test_a_stream_is_events_with_an_end(served):

@@ -111,6 +111,16 @@ async def test_what_the_hubs_own_library_fetched_is_not_fetched_again(tmp_path: 
         assert contents(await it.fetch()) == SINGLE_FILES
 
 
+async def test_files_in_folders_come_along(tmp_path: Path) -> None:
+    pooling = {"modules.json": b"[]", "1_Pooling/config.json": b'{"a": 1}'}
+    async with neuron({**SHARDED, **pooling}, tmp_path) as it:
+        directory = await it.fetch()
+        assert {name: (directory / name).read_bytes() for name in pooling} == pooling
+        it.fake.asked.clear()
+        await it.fetch()
+        assert not any(it.fake.bodies(name) for name in pooling)
+
+
 async def test_progress_ends_exactly_at_the_total(tmp_path: Path) -> None:
     async with neuron(SHARDED, tmp_path) as it:
         it.fake.cuts.extend([100, 100, 100, 100])

@@ -36,6 +36,12 @@ def test_only_what_the_engine_reads_is_chosen() -> None:
     assert names_of(choose_weights("o/m", files, None)) == [SINGLE]
 
 
+def test_how_an_embedding_model_pools_comes_along() -> None:
+    files = remote("config.json", SINGLE, "modules.json", "1_Pooling/config.json", "2_Dense/a.json")
+    assert {"modules.json", "1_Pooling/config.json"} <= set(names_of(choose_small("o/m", files)))
+    assert "2_Dense/a.json" not in names_of(choose_small("o/m", files))
+
+
 def test_shards_are_those_that_the_index_names() -> None:
     files = remote("config.json", INDEX, "b.safetensors", "a.safetensors", "stray.safetensors")
     assert INDEX in names_of(choose_small("o/m", files))

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes.tokenizers import SHOWN, SPECIAL, byte_level, byte_level_json, metaspace, write
+from fakes.tokenizers import (
+    SHOWN,
+    SPECIAL,
+    byte_level,
+    byte_level_json,
+    metaspace,
+    special_byte_level,
+    write,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -172,3 +180,31 @@ def test_a_vocabulary_that_spells_a_control_token_cannot_be_made_to_give_it():
     ids = tokenizer.encode("dog", special=False)
     assert tokenizer.control_ids.isdisjoint(ids)
     assert tokenizer.decode(ids) == "dog"
+
+
+def test_a_document_stands_between_what_the_post_processor_puts_around_it(tmp_path):
+    plain = BYTE_LEVEL.encode("a document", special=False)
+    assert BYTE_LEVEL.encode_document("a document") == plain
+    ended = special_byte_level(suffix="<|endoftext|>")
+    assert ended.encode_document("a document") == [*plain, ended.token_id("<|endoftext|>")]
+    assert ended.encode_document("") == [ended.token_id("<|endoftext|>")]
+    (bos, *rest) = METASPACE.encode_document("the dog")
+    assert bos == METASPACE.bos_id
+    assert rest == METASPACE.encode("the dog", special=False)
+    wanting = metaspace({"add_eos_token": True})
+    assert wanting.encode_document("the dog") == [bos, *rest, wanting.eos_id]
+
+
+def test_a_documents_ids_are_those_of_transformers(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = special_byte_level(suffix="<|endoftext|>")
+    write(tmp_path, tokenizer._hf.to_str(), {"eos_token": "<|im_end|>"}, None)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("What is cortex?", "日本 😀", " "):
+        assert tokenizer.encode_document(text) == theirs(text)["input_ids"]
+
+
+def test_control_tokens_in_a_document_are_text():
+    ids = BYTE_LEVEL.encode_document("a<|im_end|><|endoftext|>")
+    assert BYTE_LEVEL.control_ids.isdisjoint(ids)

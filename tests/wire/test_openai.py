@@ -150,7 +150,7 @@ def test_prompts_of_every_form(prompt, found):
         ({"prompt": [[1], ["x"]]}, "prompt[1][0]"),
         ({"prompt": [True]}, "prompt"),
         ({"best_of": 3}, "best_of"),
-        ({"suffix": "x"}, "suffix"),
+        ({"suffix": "x", "echo": True}, "echo"),
         ({"logprobs": True}, "logprobs"),
     ],
 )

@@ -1,16 +1,19 @@
-"""OpenAI's inference routes: chat completions and completions."""
+"""OpenAI's inference routes: chat completions, completions and embeddings."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import attrs
 
+from cortex.errors import UpstreamError
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.encoder import PassThrough
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
 from cortex.wire import json
 from cortex.wire.converter import structure
+from cortex.wire.embeddings import BASE64, EmbeddingRequest, unpacked
 from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
 
 
@@ -22,6 +25,7 @@ class OpenAiApi:
         return [
             Route("POST", "/v1/chat/completions", self.chat),
             Route("POST", "/v1/completions", self.completions),
+            Route("POST", "/v1/embeddings", self.embeddings),
         ]
 
     async def chat(self, request: HttpRequest) -> Answer | StreamAnswer:
@@ -29,6 +33,20 @@ class OpenAiApi:
 
     async def completions(self, request: HttpRequest) -> Answer | StreamAnswer:
         return await self._serve(request, CompletionRequest, "openai-completions")
+
+    async def embeddings(self, request: HttpRequest) -> Answer:
+        dialect = "openai-embeddings"
+        with self.core.reading(request, dialect):
+            body = json.load_object(request.body)
+            asked = structure(body, EmbeddingRequest)
+        # Vectors travel packed: a list of numbers is several times as long, and slow to parse.
+        sent = {**body, "encoding_format": BASE64}
+        job = Job(dialect, asked.model, request.path, sent, stream=False)
+        answer, _ = await self.core.unary(request, job)
+        if asked.encoding_format != BASE64:
+            _unpack(answer)
+        answer["model"] = asked.model
+        return Answer(json.dumps(answer))
 
     async def _serve(
         self, request: HttpRequest, shape: type[ChatRequest] | type[CompletionRequest], dialect: str
@@ -50,6 +68,20 @@ class OpenAiApi:
         answer, _ = await self.core.unary(request, job)
         answer["model"] = asked.model
         return Answer(json.dumps(answer))
+
+
+def _unpack(answer: dict[str, Any]) -> None:
+    """Write the vectors of *answer* as lists; a node that sent lists all the same is left alone."""
+    data = answer.get("data")
+    for entry in data if isinstance(data, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("embedding"), str):
+            try:
+                numbers = unpacked(entry["embedding"]).tolist()
+            except ValueError as exc:
+                raise UpstreamError("the neuron sent a vector that is none") from exc
+            if not all(map(math.isfinite, numbers)):
+                raise UpstreamError("the neuron sent a vector that is not finite")
+            entry["embedding"] = numbers
 
 
 def _upstream_body(body: dict[str, Any], asked: SamplingFields) -> dict[str, Any]:
