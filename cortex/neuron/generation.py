@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -26,6 +27,9 @@ from cortex.neuron.engine_handle import EngineHandle
 from cortex.text.deltas import Delta, OutputParser
 from cortex.wire.neuron import Timings
 
+if TYPE_CHECKING:
+    from cortex.text.closing import Closing
+
 
 @attrs.frozen
 class Update:
@@ -40,16 +44,30 @@ class Update:
 Sink = Callable[[int, Update], Awaitable[None]]
 
 
+@attrs.frozen
+class ThinkingBudget:
+    """After ``tokens`` of thinking (markers included) it is ended with ``closing``."""
+
+    tokens: int
+    closing: Closing
+
+
 @attrs.define(eq=False)
 class Completion:
     """One completion under way, and its numbers. ``prompt_only``: its one token, which the engine
-    draws in any case, was not asked for. ``one_call``: it ends with its first tool call."""
+    draws in any case, was not asked for. ``one_call``: it ends with its first tool call.
+
+    Where thinking has used its ``budget``, the engine's request is left, and another one carries on
+    behind what was said and the closing, which counts as thinking; ``said`` are all those tokens.
+    The prefix cache makes that cheap. Thinking that leaves no room for an answer is not ended.
+    """
 
     index: int
     request: Request
     parser: OutputParser
     prompt_only: bool = False
     one_call: bool = False
+    budget: ThinkingBudget | None = None
     clock: Callable[[], float] = time.monotonic
     added_at: float = 0.0
     scheduled_at: float = 0.0
@@ -58,17 +76,55 @@ class Completion:
     tokens: int = 0
     cached_tokens: int = 0
     finish: str | None = None
+    said: list[int] = attrs.field(factory=list)
+    _closings: int = 0
 
     async def run(self, engine: EngineHandle, sink: Sink) -> None:
         """Generate until the end, handing each step's update to *sink* in order."""
         self.added_at = self.clock()
-        async with engine.stream(self.request) as events:
+        request = self.request
+        while True:
+            await self._run(request, engine, sink)
+            if self.finish is not None:
+                return
+            await sink(self.index, Update(tuple(self._close_thinking())))
+            request = self._carried_on()
+
+    async def _run(self, request: Request, engine: EngineHandle, sink: Sink) -> None:
+        """Generate until the end of *request*, or until its thinking is to be closed."""
+        async with engine.stream(request) as events:
             async for batch in events:
                 update = self._take(batch)
                 await sink(self.index, update)
-                if update.finish is not None:
+                if update.finish is not None or self._thought_enough():
                     return
         raise InternalError("the engine ended a completion without saying why")
+
+    def _thought_enough(self) -> bool:
+        budget, parser = self.budget, self.parser
+        if budget is None or not parser.thinking or parser.reasoning_tokens < budget.tokens:
+            return False
+        room = self.request.max_tokens - self.tokens
+        return bool(self.said) and room > len(budget.closing.after(self.said[-1]))
+
+    def _close_thinking(self) -> list[Delta]:
+        assert self.budget is not None
+        closing = self.budget.closing.after(self.said[-1])
+        self.said += closing
+        self.tokens += len(closing)
+        self._closings += 1
+        return self.parser.close_thinking(*closing)
+
+    def _carried_on(self) -> Request:
+        """The request for what follows `said`."""
+        return attrs.evolve(
+            self.request,
+            id=f"{self.request.id}.{self._closings}",
+            prompt=(*self.request.prompt, *self.said),
+            resumed=len(self.said),
+            max_tokens=self.request.max_tokens - len(self.said),
+            min_tokens=max(0, self.request.min_tokens - len(self.said)),
+        )
 
     def _take(self, batch: Sequence[object]) -> Update:
         deltas: list[Delta] = []
@@ -78,13 +134,14 @@ class Completion:
             if isinstance(event, RequestFailed):
                 raise as_failure(event.error)
             assert isinstance(event, TokenEvent)
-            if event.first is not None:
+            if event.first is not None and not self.said:
                 first = event.first
                 self._started(first)
             if self.prompt_only:
                 self.finish = str(FinishReason.LENGTH)
                 return Update((), first=first, finish=self.finish)
             self.tokens += 1
+            self.said.append(event.token)
             self.last_at = self.clock()
             # An EOS id ends the completion and is no part of its text.
             if event.finish is not FinishReason.STOP:
@@ -97,6 +154,7 @@ class Completion:
             if event.finish is not None or ended:
                 deltas += self.parser.finish()
                 self.finish = self._reason(event.finish)
+            if self.finish is not None or self._thought_enough():
                 break
         return Update(tuple(deltas), tuple(logprobs), first, self.finish)
 

@@ -10,7 +10,8 @@ import attrs
 
 from cortex.engine.request import Request
 from cortex.errors import BadRequest
-from cortex.neuron.generation import Completion
+from cortex.neuron.generation import Completion, ThinkingBudget
+from cortex.neuron.model_text import ModelText
 from cortex.neuron.params import budget, sampling_params
 from cortex.neuron.prompt import Prompt, output_parser
 from cortex.neuron.residents import LoadedModel
@@ -130,6 +131,15 @@ def _job(
                     prompt_only=allowed.max_tokens == 0,
                     one_call=isinstance(request, ChatRequest)
                     and request.parallel_tool_calls is False,
+                    budget=_thinking_budget(model.text, request),
                 )
             )
     return Job(job_id, completions, [len(prompt.ids) for prompt in prompts])
+
+
+def _thinking_budget(text: ModelText, request: SamplingFields) -> ThinkingBudget | None:
+    """None where none is asked for, or the model has no markers to tell its thinking by."""
+    thinking = request.thinking if isinstance(request, ChatRequest) else None
+    if thinking is None or thinking.budget_tokens is None or text.closing is None:
+        return None
+    return ThinkingBudget(thinking.budget_tokens, text.closing)

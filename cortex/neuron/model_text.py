@@ -15,6 +15,7 @@ from cortex.engine.load.pooling import EmbeddingRecipe
 
 if TYPE_CHECKING:
     from cortex.engine.load.generation import GenerationDefaults
+    from cortex.text.closing import Closing
     from cortex.text.infill import InfillFormat
     from cortex.text.reasoning import ReasoningMarkers
     from cortex.text.template import ChatTemplate
@@ -46,6 +47,7 @@ class ModelText:
     tool_call: bool = False
     markers: ReasoningMarkers | None = None  # the ids around reasoning
     tool_format: ToolFormat | None = None  # how the model writes calls
+    closing: Closing | None = None  # what ends its thinking
     infill: InfillFormat | None = None  # how it is asked to fill a gap
     embedding: EmbeddingRecipe = attrs.field(factory=EmbeddingRecipe)
 

@@ -9,6 +9,7 @@ import attrs
 from cortex.engine.load.generation import read_generation_defaults
 from cortex.engine.load.pooling import read_recipe
 from cortex.neuron.model_text import ModelText
+from cortex.text.closing import closing_of
 from cortex.text.infill import find_infill
 from cortex.text.reasoning import find_markers
 from cortex.text.template import ChatTemplate
@@ -33,6 +34,7 @@ def read_text(directory: Path) -> ModelText:
         tool_call=tool_format is not None and features is not None and features.tools,
         markers=markers,
         tool_format=tool_format,
+        closing=None if markers is None else closing_of(tokenizer, markers, template),
         infill=find_infill(tokenizer),
         embedding=read_recipe(directory),
     )

@@ -117,6 +117,14 @@ class OutputParser:
             deltas += self._feed(token)
         return deltas
 
+    def close_thinking(self, *tokens: int) -> list[Delta]:
+        """What *tokens* settle, which end thinking though the model did not write them: all of
+        them count as thinking."""
+        thought, told = self.reasoning_tokens, self.content_tokens
+        deltas = self.feed(*tokens)
+        self.reasoning_tokens, self.content_tokens = thought + len(tokens), told
+        return deltas
+
     def finish(self) -> list[Delta]:
         """What was held back, when no more tokens come."""
         if self.matched_stop is not None:
