@@ -72,7 +72,10 @@ class ChatStream:
         frames = b""
         for index in range(choices):
             delta = {"role": "assistant", "content": "", "refusal": None}
-            chunk = self._chunk(self._choice(index, delta))
+            choice = self._choice(index, delta)
+            if self.logprobs:
+                choice["logprobs"] = {"content": [], "refusal": None}
+            chunk = self._chunk(choice)
             if index == 0 and self.early_usage:
                 chunk["usage"] = {
                     "prompt_tokens": self.prompt_tokens,

@@ -11,6 +11,7 @@ from cortex.engine.request import TokenLogprob
 from cortex.neuron.chat_answers import finite
 from cortex.neuron.generation import Completion, Update
 from cortex.text.deltas import ContentDelta
+from cortex.text.detokenizer import Detokenizer
 from cortex.text.tokenizer import Tokenizer
 from cortex.wire import json, sse
 from cortex.wire.neuron import Timings
@@ -18,11 +19,18 @@ from cortex.wire.neuron import Timings
 
 @attrs.define(eq=False)
 class TokenTable:
-    """``logprobs`` of the completions route: four parallel lists, offsets in characters."""
+    """``logprobs`` of the completions route: four parallel lists, offsets in characters of the
+    text. A token that is but a part of a character begins where the character does; one that the
+    text leaves out (BOS of an echoed prompt) takes no room. ``echo``: the prompt comes first."""
 
     tokenizer: Tokenizer
     wanted: int | None
+    echo: bool = False
     offset: int = 0
+    _detokenizer: Detokenizer = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._detokenizer = Detokenizer(self.tokenizer, continues=not self.echo)
 
     def rows(self, entries: Sequence[tuple[int, TokenLogprob | None]]) -> dict[str, Any] | None:
         """The lists for *entries*; None when the request wants no logprobs. A token without a
@@ -41,7 +49,7 @@ class TokenTable:
             table["text_offset"].append(self.offset)
             table["token_logprobs"].append(None if entry is None else finite(entry.logprob))
             table["top_logprobs"].append(None if entry is None else self._top(entry))
-            self.offset += len(text)
+            self.offset += len(self._detokenizer.feed(token))
         return table
 
     def _top(self, entry: TokenLogprob) -> dict[str, float]:

@@ -273,7 +273,8 @@ def _completion_text(
 ) -> CompletionText:
     tokenizer, prompt = model.text.tokenizer, completion.request.prompt
     echo = tokenizer.decode(prompt) if asked.echo else None
-    return CompletionText(completion.index, prompt, TokenTable(tokenizer, asked.logprobs), echo)
+    table = TokenTable(tokenizer, asked.logprobs, echo=bool(asked.echo))
+    return CompletionText(completion.index, prompt, table, echo)
 
 
 def _caller(request: HttpRequest) -> Caller:

@@ -18,7 +18,7 @@ PROMPT = tuple(ids("Hello there"))
 
 def choice_text(*, logprobs: int | None, echo: bool) -> CompletionText:
     shown = TOKENIZER.decode(PROMPT) if echo else None
-    return CompletionText(0, PROMPT, TokenTable(TOKENIZER, logprobs), shown)
+    return CompletionText(0, PROMPT, TokenTable(TOKENIZER, logprobs, echo=echo), shown)
 
 
 def entry(token: int, logprob: float = -0.5) -> TokenLogprob:
@@ -76,6 +76,36 @@ def test_the_tables_of_chunks_add_up_to_the_whole_one() -> None:
     tables = [streamed.choice(streamed.take(update), None)["logprobs"] for update in updates]
     joined = {key: [row for table in tables for row in table[key]] for key in tables[0]}
     assert joined == whole.choice("", ended())["logprobs"]
+
+
+def pointing(table: dict[str, list[Any]], text: str) -> None:
+    """Each whole token stands in *text* where its offset says."""
+    for token, offset in zip(table["tokens"], table["text_offset"], strict=True):
+        if "\ufffd" not in token:
+            assert text[offset : offset + len(token)] == token
+
+
+def test_tokens_within_a_character_begin_where_it_does() -> None:
+    text = "a日b😀c"
+    tokens = ids(text)
+    table = TokenTable(TOKENIZER, 0).rows([(token, entry(token)) for token in tokens])
+    assert table is not None
+    pointing(table, text)
+    assert len(tokens) > len(text)  # some are parts of characters
+    assert max(table["text_offset"]) == len(text) - 1
+
+
+def test_what_the_text_leaves_out_takes_no_room() -> None:
+    from fakes.tokenizers import metaspace
+
+    tokenizer = metaspace()
+    prompt = tokenizer.encode_completion("the dog")
+    table = TokenTable(tokenizer, 0, echo=True).rows([(token, None) for token in prompt])
+    assert table is not None
+    assert table["tokens"][0] == "<s>"
+    assert table["text_offset"][:2] == [0, 0]
+    text = tokenizer.decode(prompt)
+    assert text[table["text_offset"][-1] :] == table["tokens"][-1]
 
 
 def test_minus_infinity_is_written_as_a_number() -> None:

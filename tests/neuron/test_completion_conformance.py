@@ -62,6 +62,35 @@ def test_the_prompt_is_echoed_with_its_logprobs(demo: DemoNeuron) -> None:
     assert demo.complete(PROMPT, echo=True, max_tokens=4)["choices"][0]["text"] == choice["text"]
 
 
+def test_sixteen_tokens_are_generated_where_no_limit_is_given(demo: DemoNeuron) -> None:
+    assert demo.complete(PROMPT, ignore_eos=True)["usage"]["completion_tokens"] == 16
+
+
+@pytest.mark.parametrize("prompt", ["日本 😀 x", "é à la carte"])
+def test_offsets_point_into_the_text_whatever_its_characters(demo: DemoNeuron, prompt: str) -> None:
+    (choice,) = demo.complete(prompt, echo=True, logprobs=1, max_tokens=6)["choices"]
+    table = choice["logprobs"]
+    for token, offset in zip(table["tokens"], table["text_offset"], strict=True):
+        if "\ufffd" not in token:
+            assert choice["text"][offset : offset + len(token)] == token
+
+
+def test_min_tokens_ignore_eos_and_bias_count_here_too(demo: DemoNeuron) -> None:
+    (token,) = tokens_of(demo, "a")
+    forced = demo.complete(PROMPT, logit_bias={str(token): 100}, max_tokens=3)
+    assert forced["choices"][0]["text"] == "aaa"
+    long = demo.complete(PROMPT, min_tokens=40, max_tokens=60, temperature=0)
+    assert long["usage"]["completion_tokens"] >= 40
+
+
+def test_a_stop_string_is_told_and_left_out(demo: DemoNeuron) -> None:
+    whole = demo.complete(PROMPT, temperature=0, max_tokens=12)["choices"][0]["text"]
+    stop = whole[5:8]
+    (choice,) = demo.complete(PROMPT, temperature=0, max_tokens=12, stop=[stop, "\x00"])["choices"]
+    assert choice["text"] == whole[: whole.index(stop)]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+
+
 def test_a_prompt_can_be_scored_without_generating(demo: DemoNeuron) -> None:
     body = demo.complete(PROMPT, echo=True, max_tokens=0, logprobs=1)
     (choice,) = body["choices"]

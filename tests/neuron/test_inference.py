@@ -9,15 +9,26 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 import trio
 from fakes.demo_neuron import WEATHER
 from fakes.engine import FakeEngine
-from fakes.served_neuron import END, MODEL, ScriptedEngine, ServedNeuron, ids, served, until
+from fakes.served_neuron import (
+    END,
+    MODEL,
+    ScriptedEngine,
+    ServedNeuron,
+    demo_text,
+    ids,
+    served,
+    until,
+)
 
 from cortex.service import metrics
 from cortex.service.stream import Pace
+from cortex.text.template import ChatTemplate
 
 ROUTE = "/v1/chat/completions"
 
@@ -181,6 +192,31 @@ async def test_a_request_that_is_refused_is_no_stream() -> None:
             answer = await neuron.client.post(ROUTE, json=asked)
             assert answer.status_code in (400, 404)
             assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_template_that_fails_with_tools_is_an_error_and_no_other_prompt(
+    stream: bool,
+) -> None:
+    """Nothing is rendered in its place: the tools would vanish without a word."""
+    source = (
+        "{%- if tools %}{{ raise_exception('no tools here') }}{% endif -%}"
+        "{%- for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor -%}"
+    )
+    tokenizer = demo_text().tokenizer
+    text = attrs.evolve(demo_text(), template=ChatTemplate({"default": source}, tokenizer))
+    async with served(text=text) as neuron:
+        system = [{"role": "system", "content": "s"}, *body()["messages"]]
+        for messages in (body()["messages"], system):
+            asked = {**body(tools=[WEATHER], stream=stream), "messages": messages}
+            answer = await neuron.client.post(ROUTE, json=asked)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "template_error")
+            assert "no tools here" in error["message"]
+        assert neuron.engine.history == []
+        for choice in ({"tools": []}, {"tools": [WEATHER], "tool_choice": "none"}):
+            answer = await neuron.client.post(ROUTE, json=body(max_tokens=2, **choice))
+            assert answer.status_code == 200
 
 
 # Queue and drain
