@@ -92,7 +92,7 @@ def test_a_program_is_looked_at_once(open_tiny, capture, monkeypatch, logprobs):
         with HostSyncs() as syncs:
             assert len(engine.step()) == 3
         assert syncs.seen == []
-        assert copies == [(3, 2 if logprobs is None else 3 + 2 * logprobs)]
+        assert copies == [(3 * (2 if logprobs is None else 3 + 2 * logprobs),)]
     assert capture.replayed >= 20
 
 
