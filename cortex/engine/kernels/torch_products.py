@@ -10,7 +10,7 @@ from cortex.engine.quant.dequantize import dequantize
 from cortex.engine.quant.types import QuantType
 
 _PACKED_DTYPES = (torch.float32, torch.bfloat16)
-UNPACKED = 1 << 24  # weights of a packed product that are there in the compute dtype at a time
+UNPACKED = 1 << 22  # weights of a packed product that are there in the compute dtype at a time
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

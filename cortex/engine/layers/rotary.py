@@ -7,7 +7,11 @@ import math
 import torch
 
 from cortex.engine.kernels.ops import Angles
+from cortex.engine.layers.parameter import Parameter
 from cortex.engine.models.config import RopeConfig
+from cortex.errors import CheckpointError
+
+DIVISORS = "rope_freqs.weight"  # only GGUF files have it, where others state how it is computed
 
 
 def _llama3(frequencies: torch.Tensor, rope: RopeConfig) -> torch.Tensor:
@@ -66,10 +70,21 @@ class Rotary:
             frequencies = _yarn(frequencies, rope, head_dim)
         self.frequencies = frequencies  # (head_dim / 2,)
         self.scale = _attention_factor(rope)
+        self.divisors: Parameter | None = None
+        if rope.factored:
+            self.divisors = Parameter.of(DIVISORS, (head_dim // 2,), torch.float32)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        return [] if self.divisors is None else [self.divisors]
 
     def place(self, device: torch.device) -> None:
-        """From now on positions are on *device*."""
+        """The parameters are loaded, and from now on positions are on *device*."""
         self.frequencies = self.frequencies.to(device)
+        if self.divisors is not None:
+            if not (self.divisors.data > 0).all():
+                raise CheckpointError(f"tensor '{DIVISORS}' has values that are not positive")
+            self.frequencies = self.frequencies / self.divisors.data
 
     def angles(self, positions: torch.Tensor) -> Angles:
         """What turns a head at each of *positions* ``(tokens,)``."""

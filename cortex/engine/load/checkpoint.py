@@ -1,4 +1,7 @@
-"""From a directory to an estimate of its memory, or to an engine."""
+"""From a checkpoint's place to an estimate of its memory, or to an engine.
+
+The place is a directory of safetensors, or a GGUF file (any part of one that is split).
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,13 @@ from cortex.engine.engine import Engine
 from cortex.engine.faults import is_out_of_memory
 from cortex.engine.graphs import capture_for
 from cortex.engine.kernels.choice import choose
-from cortex.engine.load.generation import (
-    CONFIG,
-    GenerationDefaults,
-    read_generation_defaults,
-)
-from cortex.engine.load.json_file import read_object
-from cortex.engine.load.tensors import Tensors
+from cortex.engine.load.generation import GenerationDefaults, read_generation_defaults
+from cortex.engine.load.gguf_source import GgufSource
+from cortex.engine.load.source import Source
+from cortex.engine.load.tensors import Tensors, read_directory_config
 from cortex.engine.load.weights import Cancelled, Progress, check_names, load_weights
 from cortex.engine.models.config import ModelConfig
-from cortex.engine.models.decoder import Decoder
-from cortex.engine.models.fields import Fields
-from cortex.engine.models.registry import configure
+from cortex.engine.models.decoder import Decoder, Storage
 from cortex.engine.runner import Runner
 from cortex.errors import DeviceOutOfMemory, LoadCancelled, UnsupportedLoad, clip
 
@@ -52,9 +50,17 @@ CPU_KV_CONTEXTS = 4
 GATHERED = 2
 
 
-def read_config(directory: Path) -> ModelConfig:
-    """The checked config.json of *directory*. Raises CheckpointError or UnsupportedModel."""
-    return configure(Fields(read_object(directory / CONFIG)))
+def read_config(path: Path) -> ModelConfig:
+    """The checked config of the checkpoint at *path*. Raises CheckpointError, UnsupportedModel."""
+    if path.is_file():
+        with GgufSource(path) as source:
+            return source.config
+    return read_directory_config(path)
+
+
+def open_source(path: Path) -> Source:
+    """The weights at *path*, for a with statement. Raises as `read_config`."""
+    return GgufSource(path) if path.is_file() else Tensors(path)
 
 
 @attrs.frozen
@@ -99,9 +105,10 @@ class _Shape:
 
 
 def estimate(
-    directory: Path,
+    path: Path,
     *,
     dtype: str | None = None,
+    quant: str | None = None,
     context: int | None = None,
     free_bytes: int,
     device: str = "cpu",
@@ -114,14 +121,22 @@ def estimate(
     *kv_bytes* is a bound: what does not fit is left out, down to a context of one block. Where not
     even that fits, ``total`` is above *free_bytes*.
     """
-    config = read_config(directory)
     target = torch.device(device)
-    with Tensors(directory) as tensors:
+    with open_source(path) as source:
+        config, storage = source.config, _storage(source, quant)
         shape = _shape(
-            config, target, dtype, context, kv_bytes, free_bytes, max_batch, max_batch_tokens
+            config,
+            storage,
+            target,
+            dtype,
+            context,
+            kv_bytes,
+            free_bytes,
+            max_batch,
+            max_batch_tokens,
         )
-        check_names(shape.model, tensors)
-        parameters = tensors.elements
+        check_names(shape.model, source)
+        parameters = source.elements
     return MemoryEstimate(
         rows={"weights": shape.weights, "kv": shape.kv, "workspace": shape.workspace},
         context=shape.context,
@@ -132,10 +147,11 @@ def estimate(
 
 
 def open_engine(
-    directory: Path,
+    path: Path,
     *,
     device: str,
     dtype: str | None = None,
+    quant: str | None = None,
     context: int | None = None,
     kv_bytes: int | None = None,
     max_batch: int | None = None,
@@ -145,7 +161,7 @@ def open_engine(
     cancelled: Cancelled = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
-    """Load the checkpoint in *directory* and make it ready to serve.
+    """Load the checkpoint at *path* and make it ready to serve.
 
     *dtype* None is the checkpoint's own where the device computes well in it; *context* None the
     trained length; *kv_bytes* None a share of what is free, else a bound; *overlap* (see `Engine`)
@@ -153,22 +169,22 @@ def open_engine(
     CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and LoadCancelled soon
     after *cancelled* turned true; nothing stays allocated then.
     """
-    config = read_config(directory)
     target = torch.device(device)
-    with Tensors(directory) as tensors:
+    with open_source(path) as source:
+        config, storage = source.config, _storage(source, quant)
         if cancelled():
             raise LoadCancelled
         try:
             free = free_bytes_of(target)
             shape = _shape(
-                config, target, dtype, context, kv_bytes, free, max_batch, max_batch_tokens
+                config, storage, target, dtype, context, kv_bytes, free, max_batch, max_batch_tokens
             )
             if shape.weights + shape.kv + shape.workspace > free:
                 raise DeviceOutOfMemory(
                     f"{shape.weights + shape.kv + shape.workspace >> 20} MiB needed, "
                     f"{free >> 20} MiB free"
                 )
-            weights = load_weights(shape.model, tensors, progress, cancelled)
+            weights = load_weights(shape.model, source, progress, cancelled)
             progress("kv", 0, shape.kv)
             cache = KVCache(
                 config,
@@ -243,8 +259,16 @@ def _workspace(config: ModelConfig, dtype: torch.dtype, batch: int, tokens: int)
     return activations + batch * config.vocab_size * (3 * 4 + 8)
 
 
+def _storage(source: Source, quant: str | None) -> Storage:
+    """In which format each weight is kept."""
+    if quant is not None:
+        raise UnsupportedLoad("quantisation at load is not supported by this build", param="quant")
+    return source.storage
+
+
 def _shape(
     config: ModelConfig,
+    storage: Storage,
     device: torch.device,
     dtype: str | None,
     context: int | None,
@@ -260,7 +284,7 @@ def _shape(
     batch = max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
     budget = max_batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS)
     budget = max(batch, budget)
-    model = Decoder(config, resolve_dtype(config, device, dtype), device, choose(device))
+    model = Decoder(config, resolve_dtype(config, device, dtype), device, choose(device), storage)
     weights = model.bytes
     workspace = _workspace(config, model.dtype, batch, budget)
     block = block_size_of(device)

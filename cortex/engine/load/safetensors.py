@@ -16,6 +16,7 @@ import torch
 from cortex.engine.load.entry import TensorEntry
 from cortex.engine.load.json_file import parse_object
 from cortex.engine.load.raw_file import RawFile
+from cortex.engine.load.source import bytes_of
 from cortex.errors import CheckpointError, clip
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -114,9 +115,7 @@ class SafetensorsFile:
         *check* is called with the number of bytes read since its last call; what it raises ends
         the read.
         """
-        # Bytes, because numpy has no bfloat16.
-        array: Any = target.view(-1).view(torch.uint8).numpy()
-        self._file.read_into(entry.begin, memoryview(array), check)
+        self._file.read_into(entry.begin, bytes_of(target), check)
 
     def _read_header(self) -> dict[str, TensorEntry]:
         size = self._file.size

@@ -1,15 +1,23 @@
-"""Where each tensor of a checkpoint lies: one file, or shards named by an index."""
+"""A directory of safetensors as a source of weights: one file, or shards named by an index."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
+import torch
+
 from cortex.engine.load.entry import TensorEntry
+from cortex.engine.load.generation import CONFIG
 from cortex.engine.load.json_file import read_object
 from cortex.engine.load.safetensors import SafetensorsFile
+from cortex.engine.models.config import ModelConfig
+from cortex.engine.models.fields import Fields
+from cortex.engine.models.registry import configure
+from cortex.engine.quant.types import QuantType
 from cortex.errors import CheckpointError, clip
 
 SINGLE = "model.safetensors"
@@ -35,10 +43,16 @@ def _shard_names(index: Path) -> tuple[dict[str, str], list[str]]:
     return weight_map, names
 
 
+def read_directory_config(directory: Path) -> ModelConfig:
+    """The checked config.json of *directory*. Raises CheckpointError or UnsupportedModel."""
+    return configure(Fields(read_object(directory / CONFIG)))
+
+
 class Tensors:
-    """The open files of a checkpoint and the entries in them. Use as a context manager."""
+    """`cortex.engine.load.source.Source` out of the files in *directory*."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._stack = ExitStack()
         self._found: dict[str, tuple[SafetensorsFile, TensorEntry]] = {}
         try:
@@ -64,20 +78,29 @@ class Tensors:
         self._stack.close()
 
     @property
-    def names(self) -> set[str]:
-        return set(self._found)
+    def config(self) -> ModelConfig:
+        return read_directory_config(self._directory)
+
+    @property
+    def names(self) -> Set[str]:
+        return self._found.keys()
 
     @property
     def elements(self) -> int:
-        """Of all tensors together: the checkpoint's number of parameters."""
         return sum(math.prod(entry.shape) for _, entry in self._found.values())
 
-    def find(self, name: str) -> tuple[SafetensorsFile, TensorEntry]:
-        """The file and entry of tensor *name*; CheckpointError when there is none."""
+    def find(self, name: str) -> TensorEntry:
         found = self._found.get(name)
         if found is None:
             raise CheckpointError(f"tensor '{clip(name)}' is missing")
-        return found
+        return found[1]
+
+    def storage(self, name: str, shape: tuple[int, int]) -> QuantType | None:
+        return None
+
+    def read(self, name: str, target: torch.Tensor, check: Callable[[int], None]) -> None:
+        file, entry = self._found[name]
+        file.read_into(entry, target, check)
 
     def _add_shards(self, directory: Path) -> None:
         weight_map, names = _shard_names(directory / INDEX)

@@ -10,7 +10,8 @@ class RopeConfig:
     """Rotary positions: ``kind`` is default, linear, llama3 or yarn; the rest as that kind needs.
 
     ``original`` is the trained length in tokens that scaling starts from. ``attention_factor``
-    multiplies cosines and sines; None derives it from ``factor`` as YaRN does.
+    multiplies cosines and sines; None derives it from ``factor`` as YaRN does. ``factored``: the
+    checkpoint brings a divisor for each frequency.
     """
 
     theta: float
@@ -25,6 +26,7 @@ class RopeConfig:
     mscale_all_dim: float = 0.0
     attention_factor: float | None = None
     truncate: bool = True
+    factored: bool = False
 
 
 @attrs.frozen

@@ -165,7 +165,7 @@ class Decoder:
             for linear in layer.linears:
                 yield linear.parameters, linear.finish
             yield layer.norms, _nothing
-        yield [self.norm], lambda: self.rotary.place(self.device)
+        yield [self.norm, *self.rotary.parameters], lambda: self.rotary.place(self.device)
         if not self.shares_embedding:
             yield self.head.parameters, self.head.finish
 
@@ -178,11 +178,12 @@ class Decoder:
         linears = [linear for layer in self.layers for linear in layer.linears]
         if not self.shares_embedding:
             linears.append(self.head)
-        norms = [norm for layer in self.layers for norm in layer.norms]
+        small = [norm for layer in self.layers for norm in layer.norms]
+        small += [self.norm, *self.rotary.parameters]
         return (
             self.embedding.weight.bytes
             + sum(linear.bytes for linear in linears)
-            + sum(norm.bytes for norm in (*norms, self.norm))
+            + sum(parameter.bytes for parameter in small)
         )
 
     @property
