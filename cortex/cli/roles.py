@@ -102,8 +102,8 @@ def gateway(
     "models",
     multiple=True,
     metavar="MODEL",
-    help="Model to load at start: a folder, a Hugging Face id, or cortex/demo. Repeatable; "
-    "stands in for the configured default_models.",
+    help="Model to load at start: a folder, a GGUF file, a Hugging Face id, or cortex/demo. "
+    "Repeatable; stands in for the configured default_models.",
 )
 @log_level_option("NEURON_LOG_LEVEL")
 def neuron(

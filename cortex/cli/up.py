@@ -73,8 +73,8 @@ def _port_option(flag: str, default: int, what: str) -> Callable[[F], F]:
     multiple=True,
     default=(DEMO,),
     metavar="MODEL",
-    help="A folder, a Hugging Face id, or cortex/demo, the demonstration model, which is served "
-    "when none is given. Repeatable.",
+    help="A folder, a GGUF file, a Hugging Face id, or cortex/demo, the demonstration model, which "
+    "is served when none is given. Repeatable.",
 )
 @click.option(
     "--host",

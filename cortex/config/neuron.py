@@ -28,13 +28,17 @@ class DefaultModel:
 
     @classmethod
     def named(cls, name: str) -> DefaultModel:
-        """The model a person names: a local folder (served under its name) or an id."""
+        """The model a person names: a local folder or GGUF file (served under its name, without
+        the ending), or an id."""
         if is_local_path(name):
-            folder = Path(name).expanduser().resolve()
-            served = re.sub(r"[^A-Za-z0-9._:@+-]", "-", folder.name).lstrip("._:@+-")
+            place = Path(name).expanduser()
+            # A file's own name counts: what a link in a cache leads to is called by its hash.
+            place = place.absolute() if place.suffix == ".gguf" else place.resolve()
+            called = place.name.removesuffix(".gguf")
+            served = re.sub(r"[^A-Za-z0-9._:@+-]", "-", called).lstrip("._:@+-")
             if not served:
                 raise Invalid(f"{name!r} names no folder a model could be called after")
-            return cls(served[:200], source=str(folder))
+            return cls(served[:200], source=str(place))
         return cls(name)
 
 

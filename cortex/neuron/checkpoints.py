@@ -1,4 +1,6 @@
-"""The engine's way from a directory to an estimate and to an engine, behind one interface.
+"""The engine's way from a place to an estimate and to an engine, behind one interface.
+
+A place is a directory of safetensors, or a GGUF file.
 
 Everything here blocks. torch is imported when it is first needed, not with this module.
 """
@@ -47,22 +49,26 @@ class Room:
 
 @attrs.frozen
 class Wish:
-    """What a load request asks of the engine; None leaves it to the checkpoint and the device."""
+    """What a load request asks of the engine; None leaves it to the checkpoint and the device.
+
+    ``quant`` is for weights that are not quantised yet.
+    """
 
     dtype: str | None = None
     context: int | None = None
+    quant: str | None = None
 
 
 class Checkpoints(Protocol):
     """What the lifecycle needs of the engine. Both calls block."""
 
-    def plan(self, directory: Path, wish: Wish, room: Room) -> LoadPlan:
+    def plan(self, place: Path, wish: Wish, room: Room) -> LoadPlan:
         """From headers alone. `DeviceOutOfMemory` when it does not fit, with the numbers."""
         ...
 
     def open(
         self,
-        directory: Path,
+        place: Path,
         wish: Wish,
         plan: LoadPlan,
         device: str,
@@ -80,15 +86,16 @@ class TorchCheckpoints:
     max_batch: int | None = None
     max_batch_tokens: int | None = None
 
-    def plan(self, directory: Path, wish: Wish, room: Room) -> LoadPlan:
+    def plan(self, place: Path, wish: Wish, room: Room) -> LoadPlan:
         import torch
 
         from cortex.engine.load import checkpoint
 
         def estimate(kv_bytes: int | None) -> checkpoint.MemoryEstimate:
             return checkpoint.estimate(
-                directory,
+                place,
                 dtype=wish.dtype,
+                quant=wish.quant,
                 context=wish.context,
                 free_bytes=room.free,
                 device=room.device,
@@ -100,7 +107,7 @@ class TorchCheckpoints:
         first = estimate(None)
         budget = _kv_budget(first.rows, first.kv_bytes_per_token, first.trained_context, wish, room)
         second = estimate(budget)
-        config = checkpoint.read_config(directory)
+        config = checkpoint.read_config(place)
         dtype = checkpoint.resolve_dtype(config, torch.device(room.device), wish.dtype)
         return LoadPlan(
             rows=dict(second.rows),
@@ -114,7 +121,7 @@ class TorchCheckpoints:
 
     def open(
         self,
-        directory: Path,
+        place: Path,
         wish: Wish,
         plan: LoadPlan,
         device: str,
@@ -124,9 +131,10 @@ class TorchCheckpoints:
         from cortex.engine.load import checkpoint
 
         return checkpoint.open_engine(
-            directory,
+            place,
             device=device,
             dtype=wish.dtype,
+            quant=wish.quant,
             context=wish.context,
             kv_bytes=plan.rows["kv"],
             max_batch=self.max_batch,

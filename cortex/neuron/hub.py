@@ -20,20 +20,28 @@ import httpx
 import trio
 
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import BadRequest, CheckpointError, SourceUnavailable, clip
+from cortex.errors import (
+    BadRequest,
+    CheckpointError,
+    SourceUnavailable,
+    UnsupportedLoad,
+    clip,
+)
 from cortex.neuron.download import REFUSALS, Downloader, Patience, refuse
 from cortex.neuron.hollow_files import header, write_hollow
 from cortex.neuron.hub_files import (
     CONFIG,
     INDEX,
     SINGLE,
+    Chosen,
     Files,
     RemoteFile,
-    choose_small,
+    choose_files,
     choose_weights,
     shard_names,
 )
 from cortex.neuron.jobs import ReportProgress
+from cortex.neuron.model_place import place_in
 from cortex.neuron.partial_file import HOLLOW, draft_of, is_there, remove_orphans
 from cortex.service import logs
 
@@ -114,11 +122,18 @@ class HuggingFaceHub:
             config.offline or environ.get("HF_HUB_OFFLINE", "").upper() in TRUE,
         )
 
-    async def fetch(self, repository: str, *, progress: ReportProgress, files: Files) -> Path:
-        """The directory with *repository*'s model. With the hub out of reach: the snapshot in the
-        cache, if it is whole. *progress* hears "resolve" for the small files and "download" for the
-        weights. `BadRequest`, `CheckpointError` or `SourceUnavailable`; what came is kept then, and
-        on cancellation.
+    async def fetch(
+        self,
+        repository: str,
+        *,
+        progress: ReportProgress,
+        files: Files,
+        quant: str | None = None,
+    ) -> Path:
+        """The directory with *repository*'s model, or its GGUF file that *quant* names. With the
+        hub out of reach: the snapshot in the cache, if it is whole. *progress* hears "resolve" for
+        the small files and "download" for the weights. `BadRequest`, `CheckpointError`,
+        `UnsupportedLoad` or `SourceUnavailable`; what came is kept then, and on cancellation.
         """
         progress("resolve", 0, 0)
         folder = self.cache / f"models--{repository.replace('/', '--')}"
@@ -126,32 +141,40 @@ class HuggingFaceHub:
             try:
                 listing = await self._list(repository)
             except _Offline as exc:
-                return await trio.to_thread.run_sync(_cached, repository, folder, exc)
+                return await trio.to_thread.run_sync(_cached, repository, folder, quant, exc)
             place = _Place(repository, folder, listing.commit)
-            return await self._fetch(place, listing.files, progress, files)
+            chosen = choose_files(repository, listing.files, quant)
+            return await self._fetch(place, listing.files, chosen, progress, files)
         except OSError as exc:
             raise SourceUnavailable(
                 f"the cache of models cannot be used: {exc.strerror or clip(exc)}"
             ) from exc
 
     async def _fetch(
-        self, place: _Place, listed: Sequence[RemoteFile], progress: ReportProgress, files: Files
+        self,
+        place: _Place,
+        listed: Sequence[RemoteFile],
+        chosen: Chosen,
+        progress: ReportProgress,
+        files: Files,
     ) -> Path:
         await trio.to_thread.run_sync(remove_orphans, place.folder, place.commit, time.time())
-        small = choose_small(place.repository, listed)
+        small, weights = chosen.small, chosen.gguf
+        within = weights[0].name if weights else ""
         async with self._client() as client:
             await self._download(client, place, small, partial(progress, "resolve"))
-            index = None
-            if any(file.name == INDEX for file in small):
-                index = await trio.to_thread.run_sync((place.snapshot / INDEX).read_bytes)
-            weights = choose_weights(place.repository, listed, index)
+            if not weights:
+                index = None
+                if any(file.name == INDEX for file in small):
+                    index = await trio.to_thread.run_sync((place.snapshot / INDEX).read_bytes)
+                weights = choose_weights(place.repository, listed, index)
             missing = await trio.to_thread.run_sync(place.missing, weights)
             if missing and files == "metadata":
                 await self._hollow(client, place, small, weights)
-                return place.hollow
+                return place.hollow / within
             await self._download(client, place, weights, partial(progress, "download"))
         await trio.to_thread.run_sync(_write_ref, place)
-        return place.snapshot
+        return place.snapshot / within
 
     async def _list(self, repository: str) -> _Listing:
         if self.offline:
@@ -293,16 +316,26 @@ def _remote_files(siblings: Any) -> list[RemoteFile]:
     return files
 
 
-def _cached(repository: str, folder: Path, cause: Exception) -> Path:
-    """The snapshot that ``main`` last meant here. `SourceUnavailable` unless it is whole."""
+def _cached(repository: str, folder: Path, quant: str | None, cause: Exception) -> Path:
+    """The snapshot that ``main`` last meant here, or the GGUF file in it that *quant* names.
+
+    `SourceUnavailable` unless it is whole.
+    """
     what = "is not in the cache"
     with contextlib.suppress(FileNotFoundError, ValueError):
         commit = (folder / "refs" / REVISION).read_text().strip()
         if _COMMIT.fullmatch(commit):
             snapshot = _Place(repository, folder, commit).snapshot
-            if _is_whole(snapshot):
+            try:
+                found = place_in(snapshot, quant)
+            except (CheckpointError, UnsupportedLoad) as exc:
+                raise SourceUnavailable(
+                    f"of {clip(repository)} the cache has something else, and {cause}:"
+                    f" {exc.message}"
+                ) from exc
+            if found != snapshot or _is_whole(snapshot):
                 log.info("cached snapshot used", repository=repository, cause=cause)
-                return snapshot
+                return found
             what = "is in the cache only in part"
     raise SourceUnavailable(f"{clip(repository)} {what}, and {cause}") from cause
 

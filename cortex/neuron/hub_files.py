@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
 
 from cortex.errors import CheckpointError, clip
+from cortex.neuron.gguf_choice import SUFFIX, choose, is_dense, variants
 
 Files = Literal["all", "metadata"]
 
@@ -55,24 +56,52 @@ class RemoteFile:
         return self.size >= 0 and pattern.fullmatch(self.etag) is not None
 
 
-def choose_small(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-    """The files beside the weights, with the weights' index where there are shards.
+@attrs.frozen
+class Chosen:
+    """``small`` are the files beside the weights, with the weights' index where there are shards.
 
-    `CheckpointError` when this is no safetensors model, saying what is there instead.
+    ``gguf`` are the parts of a GGUF model; empty where the weights are safetensors.
+    """
+
+    small: tuple[RemoteFile, ...]
+    gguf: tuple[RemoteFile, ...] = ()
+
+
+def choose_files(repository: str, files: Sequence[RemoteFile], quant: str | None) -> Chosen:
+    """What to fetch of *repository*: the GGUF file that *quant* names, or safetensors.
+
+    `CheckpointError` when it holds no model, saying what is there instead; `UnsupportedLoad` for a
+    *quant* that none of its GGUF files has.
     """
     by_name = {file.name: file for file in files}
-    if CONFIG not in by_name or not (SINGLE in by_name or INDEX in by_name):
-        have = ", ".join(sorted({posixpath.splitext(n)[1] or n for n in by_name})[:8]) or "nothing"
-        raise CheckpointError(
-            f"{clip(repository)} is no safetensors model ({CONFIG} and {SINGLE} or its index);"
-            f" it has: {clip(have)}"
-        )
-    wanted = SMALL if SINGLE in by_name else SMALL | {INDEX}
+    dense = CONFIG in by_name and (SINGLE in by_name or INDEX in by_name)
+    found = variants(by_name)
+    if is_dense(found, quant, dense=dense):
+        if not dense:
+            raise _no_model(repository, by_name)
+        wanted = SMALL if SINGLE in by_name else SMALL | {INDEX}
+        return Chosen(_small(repository, by_name, wanted))
+    chosen = choose(found, quant, repository)
+    gguf = tuple(by_name[name] for name in chosen.files)
+    return Chosen(_small(repository, by_name, SMALL), gguf)
+
+
+def _small(
+    repository: str, by_name: Mapping[str, RemoteFile], wanted: frozenset[str]
+) -> tuple[RemoteFile, ...]:
     small = tuple(by_name[name] for name in sorted(wanted & by_name.keys()))
     for file in small:
         if file.size > MAX_SMALL_BYTES:
             raise CheckpointError(f"{clip(repository)}: {file.name} is absurdly large")
     return small
+
+
+def _no_model(repository: str, names: Iterable[str]) -> CheckpointError:
+    have = ", ".join(sorted({posixpath.splitext(n)[1] or n for n in names})[:8]) or "nothing"
+    return CheckpointError(
+        f"{clip(repository)} holds no model: neither safetensors ({CONFIG} and {SINGLE} or its"
+        f" index) nor all parts of a {SUFFIX} file; it has: {clip(have)}"
+    )
 
 
 def choose_weights(

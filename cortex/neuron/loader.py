@@ -15,6 +15,7 @@ from cortex.errors import UnsupportedLoad, clip
 from cortex.neuron.checkpoints import Checkpoints, LoadPlan, Room, Wish
 from cortex.neuron.device_slot import DeviceSlot, FreeBytes, candidates, freest
 from cortex.neuron.engine_handle import EngineHandle
+from cortex.neuron.gguf_choice import label_of
 from cortex.neuron.jobs import (
     Close,
     DrivenEngine,
@@ -24,6 +25,7 @@ from cortex.neuron.jobs import (
     ReportProgress,
 )
 from cortex.neuron.ledger import Reservation
+from cortex.neuron.model_place import is_gguf
 from cortex.neuron.model_text import ModelText, TextShelf
 from cortex.neuron.residents import Facts, LoadedModel, Resident, capabilities
 from cortex.service import logs
@@ -41,9 +43,16 @@ class Sources(Protocol):
     """Where models' files come from (`cortex.neuron.sources`)."""
 
     async def resolve(
-        self, source: str | None, model_id: str, *, progress: ReportProgress, files: Files
+        self,
+        source: str | None,
+        model_id: str,
+        *,
+        progress: ReportProgress,
+        files: Files,
+        quant: str | None = None,
     ) -> Path:
-        """The directory with the files; ``metadata`` leaves the weights out."""
+        """The directory with the files, or the GGUF file that *quant* names; ``metadata`` leaves
+        the weights out."""
         ...
 
 
@@ -53,12 +62,6 @@ def check_options(request: wire.LoadRequest) -> None:
         raise UnsupportedLoad(
             f"there is no harness '{clip(request.harness)}'; this neuron has torch",
             param="harness",
-        )
-    if request.quant is not None:
-        raise UnsupportedLoad(
-            "quantised loading is not supported by this build; leave quant out and choose the"
-            f" precision by dtype ({', '.join(DTYPES)})",
-            param="quant",
         )
     if request.tensor_parallel is not None and request.tensor_parallel > 1:
         raise UnsupportedLoad(
@@ -93,13 +96,19 @@ class Loader:
         """
         request = resident.request
         log.info("loading", model=request.model_id, source=request.source or request.model_id)
-        directory = await self._resolve(request, "all", resident.report)
-        text = await self._texts.text(directory)
-        slot, plan, reservation = await self._allot(request, directory)
+        place = await self._resolve(request, "all", resident.report)
+        text = await self._texts.text(place)
+        slot, plan, reservation = await self._allot(request, place)
         with reservation:
             resident.slot, resident.text = slot, text
-            resident.facts = Facts(directory, plan.architecture, plan.dtype, plan.trained_context)
-            key, opened = await self._open(resident, slot, directory, plan)
+            resident.facts = Facts(
+                place,
+                plan.architecture,
+                plan.dtype,
+                plan.trained_context,
+                label_of(place.name) or request.quant if is_gguf(place) else request.quant,
+            )
+            key, opened = await self._open(resident, slot, place, plan)
             # No checkpoint from here on: what is open is either here or closed.
             measured = {"weights": opened.weight_bytes, "kv": opened.kv_bytes}
             reservation.settle({**plan.rows, **measured})
@@ -117,9 +126,9 @@ class Loader:
         """What loading *request* would take, from its headers and tokenizer files alone."""
         check_options(request)
         slots = candidates(self.slots, request.devices)
-        directory = await self._resolve(request, "metadata", _unheard)
-        text = await self._texts.text(directory)
-        _, plan = await self._plan(request, directory, slots)
+        place = await self._resolve(request, "metadata", _unheard)
+        text = await self._texts.text(place)
+        _, plan = await self._plan(request, place, slots)
         return wire.Estimate(
             model_id=request.model_id,
             rows=plan.rows,
@@ -143,41 +152,43 @@ class Loader:
         self, request: wire.LoadRequest, files: Files, progress: ReportProgress
     ) -> Path:
         return await self._sources.resolve(
-            request.source, request.model_id, progress=progress, files=files
+            request.source,
+            request.model_id,
+            progress=progress,
+            files=files,
+            quant=request.quant,
         )
 
     async def _allot(
-        self, request: wire.LoadRequest, directory: Path
+        self, request: wire.LoadRequest, place: Path
     ) -> tuple[DeviceSlot, LoadPlan, Reservation]:
         """A device, a plan for it, and the memory."""
         async with self._allotting:
             slots = candidates(self.slots, request.devices)
-            slot, plan = await self._plan(request, directory, slots)
+            slot, plan = await self._plan(request, place, slots)
             free = self._device_free(slot.index)
             return slot, plan, slot.ledger.reserve(request.model_id, plan.rows, device_free=free)
 
     async def _plan(
-        self, request: wire.LoadRequest, directory: Path, slots: Sequence[DeviceSlot]
+        self, request: wire.LoadRequest, place: Path, slots: Sequence[DeviceSlot]
     ) -> tuple[DeviceSlot, LoadPlan]:
         """The freest of *slots* and what the model takes there."""
         slot, free = freest(slots, self._device_free)
         room = Room(slot.torch_name, slot.device.kind, slot.ledger.total, free)
         plan = await trio.to_thread.run_sync(
-            self._checkpoints.plan, directory, _wish(request), room, abandon_on_cancel=True
+            self._checkpoints.plan, place, _wish(request, place), room, abandon_on_cancel=True
         )
         return slot, plan
 
     async def _open(
-        self, resident: Resident, slot: DeviceSlot, directory: Path, plan: LoadPlan
+        self, resident: Resident, slot: DeviceSlot, place: Path, plan: LoadPlan
     ) -> tuple[int, OpenedEngine]:
         """Open the engine on its device; cancelled, it stops at the next shard."""
         key = next(self._keys)
-        wish = _wish(resident.request)
+        wish = _wish(resident.request, place)
 
         def open_on_device(progress: ReportProgress, cancelled: IsCancelled) -> DrivenEngine:
-            return self._checkpoints.open(
-                directory, wish, plan, slot.torch_name, progress, cancelled
-            )
+            return self._checkpoints.open(place, wish, plan, slot.torch_name, progress, cancelled)
 
         resident.opening = Open(key, open_on_device)
         try:
@@ -189,8 +200,9 @@ class Loader:
         return key, opened
 
 
-def _wish(request: wire.LoadRequest) -> Wish:
-    return Wish(dtype=request.dtype, context=request.context)
+def _wish(request: wire.LoadRequest, place: Path) -> Wish:
+    quant = None if is_gguf(place) else request.quant  # else it has been heeded already
+    return Wish(dtype=request.dtype, context=request.context, quant=quant)
 
 
 def _unheard(stage: str, done: int, total: int) -> None:

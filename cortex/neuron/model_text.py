@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from cortex.engine.load.pooling import EmbeddingRecipe
+from cortex.neuron.model_place import is_gguf
 
 if TYPE_CHECKING:
     from cortex.engine.load.generation import GenerationDefaults
@@ -64,13 +65,13 @@ class TextShelf:
     # Parsing a tokenizer takes a second of a core and much memory; two at once help nobody.
     _reader: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
-    async def text(self, directory: Path) -> ModelText:
-        """The text of the model in *directory*, read again when its files have changed."""
-        key = await trio.to_thread.run_sync(partial(_key, directory), abandon_on_cancel=True)
+    async def text(self, place: Path) -> ModelText:
+        """The text of the model at *place*, read again when its files have changed."""
+        key = await trio.to_thread.run_sync(partial(_key, place), abandon_on_cancel=True)
         text = self._texts.get(key)
         if text is None:
             text = await trio.to_thread.run_sync(
-                self._read, directory, abandon_on_cancel=True, limiter=self._reader
+                self._read, place, abandon_on_cancel=True, limiter=self._reader
             )
             self._texts[key] = text
             while len(self._texts) > KEPT:
@@ -79,13 +80,14 @@ class TextShelf:
         return text
 
 
-def _key(directory: Path) -> tuple[Path, int]:
-    """*directory* and the state of its files."""
+def _key(place: Path) -> tuple[Path, int]:
+    """*place* and the state of its files, or of it and the files beside it."""
     stamps: list[tuple[str, int, int]] = []
-    for name in FILES:
+    directory, names = (place.parent, (place.name, *FILES)) if is_gguf(place) else (place, FILES)
+    for name in names:
         try:
             status = (directory / name).stat()
         except OSError:
             continue
         stamps.append((name, status.st_mtime_ns, status.st_size))
-    return directory, hash(tuple(stamps))
+    return place, hash(tuple(stamps))

@@ -42,12 +42,13 @@ class LoadedModel:
 
 @attrs.frozen
 class Facts:
-    """What the checkpoint's headers said of the model."""
+    """What the checkpoint said of the model, by its name and headers."""
 
-    directory: Path
+    place: Path  # a directory, or a GGUF file
     architecture: str | None
     dtype: str | None
     trained_context: int
+    quant: str | None = None
 
 
 @attrs.define(eq=False)
@@ -78,6 +79,11 @@ class Resident:
     @property
     def model_id(self) -> str:
         return self.request.model_id
+
+    @property
+    def quant(self) -> str | None:
+        """The quantisation that was asked for, or that was found."""
+        return self.request.quant if self.facts is None else self.facts.quant
 
     def report(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Note how far the load is; called by the source's download."""
@@ -156,7 +162,7 @@ class Resident:
             devices=() if self.slot is None else (self.slot.index,),
             vram_used_mb=used,
             source=self.request.source,
-            quant=self.request.quant,
+            quant=self.quant,
             dtype=self.request.dtype if facts is None else facts.dtype,
             architecture=None if facts is None else facts.architecture,
             capabilities=None if text is None else capabilities(text),
@@ -177,13 +183,12 @@ class Resident:
     def check_same(self, request: wire.LoadRequest) -> None:
         """`Conflict` when *request* wants something else under this id than what is here."""
         mine = self.request
-        for name in ("source", "quant", "dtype"):
+        known = {"source": mine.source or mine.model_id, "quant": self.quant, "dtype": mine.dtype}
+        for name, value in known.items():
             wanted = getattr(request, name)
-            if (
-                wanted is not None
-                and wanted != getattr(mine, name)
-                and not (name == "source" and mine.source is None and wanted == mine.model_id)
-            ):
+            if name == "quant":  # written in any case
+                wanted, value = (text and text.upper() for text in (wanted, value))
+            if wanted is not None and wanted != value:
                 raise Conflict(
                     f"{self.model_id} is {self.status} with another {name}; unload it first",
                     param=name,

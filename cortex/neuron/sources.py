@@ -1,8 +1,9 @@
 """Where models' files come from: the package's demonstration model, a local directory, or a hub.
 
 ``source`` is ``[scheme:]place`` and defaults to the model's id. A place that begins with ``/``,
-``./``, ``../`` or ``~/`` is a directory of this machine; ``demo`` is the demonstration model;
-anything else is ``org/name`` on the hub.
+``./``, ``../`` or ``~/`` is a directory or a GGUF file of this machine; ``demo`` is the
+demonstration model; anything else is ``org/name`` on the hub. Where a place has several GGUF files,
+``quant`` says which.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cortex.config.neuron import NeuronConfig, is_local_path
 from cortex.errors import BadRequest, CheckpointError, clip
 from cortex.neuron.hub_files import Files
 from cortex.neuron.jobs import ReportProgress
+from cortex.neuron.model_place import place_in, place_of_file
 
 DEMO = "demo"
 DEMO_ID = "cortex/demo"
@@ -30,14 +32,22 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9
 class Hub(Protocol):
     """Repositories of models, through a cache on this machine."""
 
-    async def fetch(self, repository: str, *, progress: ReportProgress, files: Files) -> Path:
-        """The directory with *repository*'s files, fetched where the cache lacks them."""
+    async def fetch(
+        self,
+        repository: str,
+        *,
+        progress: ReportProgress,
+        files: Files,
+        quant: str | None = None,
+    ) -> Path:
+        """The directory with *repository*'s files, or its GGUF file that *quant* names; fetched
+        where the cache lacks them."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Sources:
-    """Resolves a load's source to a directory."""
+    """Resolves a load's source to a directory of safetensors, or to a GGUF file."""
 
     hub: Hub
 
@@ -48,18 +58,26 @@ class Sources:
         return cls(HuggingFaceHub.from_config(config))
 
     async def resolve(
-        self, source: str | None, model_id: str, *, progress: ReportProgress, files: Files
+        self,
+        source: str | None,
+        model_id: str,
+        *,
+        progress: ReportProgress,
+        files: Files,
+        quant: str | None = None,
     ) -> Path:
-        """The directory with the model's files; ``metadata`` leaves the weights out.
+        """The directory with the model's files, or the GGUF file that has them all; ``metadata``
+        leaves the weights out.
 
         `BadRequest` for a source that means nothing, `CheckpointError` when there is no such
-        model, `SourceUnavailable` when it cannot be reached now.
+        model, `UnsupportedLoad` when there is none of that *quant*, `SourceUnavailable` when it
+        cannot be reached now.
         """
         place = source or model_id
         if place in (DEMO, DEMO_ID):
             return DEMO_DIRECTORY
         if is_local_path(place):
-            return await _directory(place)
+            return await _local(place, quant)
         scheme, colon, rest = place.partition(":")
         if colon:
             if scheme not in HUB_SCHEMES:
@@ -69,15 +87,18 @@ class Sources:
             raise BadRequest(
                 f"'{clip(place)}' is no model source: org/name, a path or {DEMO}", param="source"
             )
-        return await self.hub.fetch(place, progress=progress, files=files)
+        return await self.hub.fetch(place, progress=progress, files=files, quant=quant)
 
 
-async def _directory(place: str) -> Path:
+async def _local(place: str, quant: str | None) -> Path:
     def find() -> Path | None:
         path = Path(place).expanduser()
-        return path.resolve() if path.is_dir() else None
+        if path.is_dir():
+            return place_in(path.resolve(), quant)
+        # Not resolved: what a link leads to may be named without its parts and precision.
+        return place_of_file(path.absolute(), quant) if path.is_file() else None
 
     path = await trio.to_thread.run_sync(find)
     if path is None:
-        raise CheckpointError(f"there is no directory {clip(place)}", param="source")
+        raise CheckpointError(f"there is no directory or file {clip(place)}", param="source")
     return path

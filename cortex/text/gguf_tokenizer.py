@@ -40,18 +40,44 @@ TURN_ENDS = frozenset(
 class GgufTokenizer:
     """``document`` is a tokenizer.json, ``config`` a tokenizer_config.json with the templates.
 
-    ``eos_ids`` are all that end a generation.
+    ``eos_ids`` are all that end a generation, ``size`` how many tokens the model has.
     """
 
     document: dict[str, Any]
     config: dict[str, Any]
     eos_ids: frozenset[int]
+    size: int
 
 
-def read_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
-    """What *metadata* says of text. `CheckpointError` where it is wrong, `UnsupportedModel` for a
-    kind of tokenizer, or a way of cutting words, that is not known here."""
+def read_tokenizer(
+    metadata: Mapping[str, Any], document: dict[str, Any] | None = None
+) -> GgufTokenizer:
+    """What *metadata* says of text; *document* is a tokenizer.json that stands in for what it says
+    of tokens.
+
+    `CheckpointError` where it is wrong, `UnsupportedModel` for a kind of tokenizer, or a way of
+    cutting words, that is not known here.
+    """
     vocabulary = _Vocabulary.of(metadata)
+    config: dict[str, Any] = {
+        name: vocabulary.tokens[token]
+        for key, name in NAMED.items()
+        if (token := vocabulary.id_of(metadata, key)) is not None
+    }
+    adds_bos = _flag(metadata, "add_bos_token")
+    if document is None:
+        document, usual = _document(vocabulary, metadata)
+        adds_bos = usual if adds_bos is None else adds_bos
+    if adds_bos is not None:
+        config["add_bos_token"] = adds_bos
+    templates = _templates(metadata)
+    if templates:
+        config["chat_template"] = templates
+    return GgufTokenizer(document, config, vocabulary.ends(metadata), len(vocabulary.tokens))
+
+
+def _document(vocabulary: _Vocabulary, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A tokenizer.json, and whether its kind begins with BOS where the file is silent."""
     model = _text(metadata, "model")
     if model == "gpt2":
         split = _split(metadata)
@@ -63,17 +89,7 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
             f"tokenizers of kind '{clip(model)}' are not supported; known: gpt2, llama"
         )
     document["added_tokens"] = vocabulary.added()
-    config: dict[str, Any] = {
-        name: vocabulary.tokens[token]
-        for key, name in NAMED.items()
-        if (token := vocabulary.id_of(metadata, key)) is not None
-    }
-    stated = _flag(metadata, "add_bos_token")
-    config["add_bos_token"] = adds_bos if stated is None else stated
-    templates = _templates(metadata)
-    if templates:
-        config["chat_template"] = templates
-    return GgufTokenizer(document, config, vocabulary.ends(metadata))
+    return document, adds_bos
 
 
 @attrs.frozen

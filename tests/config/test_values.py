@@ -129,6 +129,15 @@ def test_a_model_named_by_a_folder_is_served_under_the_folders_name(tmp_path):
     assert model == DefaultModel("My-Model-v2", source=str(folder))
 
 
+def test_a_model_named_by_a_gguf_file_is_served_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / "blob").touch()
+    link = tmp_path / "Qwen3-Q4_K_M.gguf"
+    link.symlink_to("blob")
+    monkeypatch.chdir(tmp_path)
+    wanted = DefaultModel("Qwen3-Q4_K_M", source=str(link))
+    assert DefaultModel.named("./Qwen3-Q4_K_M.gguf") == DefaultModel.named(str(link)) == wanted
+
+
 def test_a_model_named_by_an_id_is_never_a_folder(tmp_path, monkeypatch):
     (tmp_path / "Qwen" / "Qwen3-0.6B").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

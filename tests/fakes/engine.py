@@ -157,6 +157,7 @@ class FakeCheckpoints:
     open_errors: dict[str, Exception] = attrs.field(factory=dict)
     engines: dict[str, list[FakeEngine]] = attrs.field(factory=dict)
     opens: list[str] = attrs.field(factory=list)
+    wishes: list[Wish] = attrs.field(factory=list)
     loading: threading.Event = attrs.field(factory=threading.Event)
     cancellations: list[str] = attrs.field(factory=list)
 
@@ -183,6 +184,7 @@ class FakeCheckpoints:
     ) -> DrivenEngine:
         name = directory.name
         self.opens.append(name)
+        self.wishes.append(wish)
         if name in self.open_errors:
             raise self.open_errors[name]
         for shard in range(self.shards):

@@ -18,7 +18,7 @@ import trio
 
 COMMIT = "c0ffee" + "0" * 34
 RECEIVE_BYTES = 64 * 1024
-LARGE = ".safetensors"
+LARGE = (".safetensors", ".gguf")
 
 
 @attrs.frozen

@@ -33,6 +33,7 @@ class FakeSources:
     gate: trio.Event | None = None
     errors: list[Exception] = attrs.field(factory=list)
     calls: list[tuple[str, str]] = attrs.field(factory=list)
+    quants: list[str | None] = attrs.field(factory=list)
 
     async def resolve(
         self,
@@ -41,8 +42,10 @@ class FakeSources:
         *,
         progress: Callable[[str, int, int], None],
         files: Literal["all", "metadata"],
+        quant: str | None = None,
     ) -> Path:
         self.calls.append((source or model_id, files))
+        self.quants.append(quant)
         await trio.lowlevel.checkpoint()
         if self.errors:
             raise self.errors.pop(0)

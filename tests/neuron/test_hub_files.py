@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from cortex.errors import CheckpointError
+from cortex.errors import CheckpointError, UnsupportedLoad
 from cortex.neuron.hub_files import (
     INDEX,
     MAX_SMALL_BYTES,
     SINGLE,
     RemoteFile,
-    choose_small,
+    choose_files,
     choose_weights,
     shard_names,
 )
@@ -32,38 +32,72 @@ def index_of(*names: object) -> bytes:
 
 def test_only_what_the_engine_reads_is_chosen() -> None:
     files = remote("config.json", "tokenizer.json", SINGLE, INDEX, "README.md", "pytorch_model.bin")
-    assert names_of(choose_small("o/m", files)) == ["config.json", "tokenizer.json"]
+    chosen = choose_files("o/m", files, None)
+    assert names_of(chosen.small) == ["config.json", "tokenizer.json"]
+    assert chosen.gguf == ()
     assert names_of(choose_weights("o/m", files, None)) == [SINGLE]
 
 
 def test_how_an_embedding_model_pools_comes_along() -> None:
     files = remote("config.json", SINGLE, "modules.json", "1_Pooling/config.json", "2_Dense/a.json")
-    assert {"modules.json", "1_Pooling/config.json"} <= set(names_of(choose_small("o/m", files)))
-    assert "2_Dense/a.json" not in names_of(choose_small("o/m", files))
+    assert {"modules.json", "1_Pooling/config.json"} <= set(
+        names_of(choose_files("o/m", files, None).small)
+    )
+    assert "2_Dense/a.json" not in names_of(choose_files("o/m", files, None).small)
 
 
 def test_shards_are_those_that_the_index_names() -> None:
     files = remote("config.json", INDEX, "b.safetensors", "a.safetensors", "stray.safetensors")
-    assert INDEX in names_of(choose_small("o/m", files))
+    assert INDEX in names_of(choose_files("o/m", files, None).small)
     chosen = choose_weights("o/m", files, index_of("b.safetensors", "a.safetensors"))
     assert names_of(chosen) == ["a.safetensors", "b.safetensors"]
     with pytest.raises(CheckpointError, match=r"lacks c\.safetensors"):
         choose_weights("o/m", files, index_of("c.safetensors"))
 
 
+GGUF = ("README.md", "config.json", "m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-m-F16.gguf")
+PARTS = ("Q6_K/m-Q6_K-00001-of-00002.gguf", "Q6_K/m-Q6_K-00002-of-00002.gguf")
+
+
+def test_of_gguf_files_one_is_chosen_with_what_is_beside_it() -> None:
+    files = remote(*GGUF, *PARTS)
+    chosen = choose_files("o/m", files, None)
+    assert names_of(chosen.gguf) == ["m-Q4_K_M.gguf"]
+    assert names_of(chosen.small) == ["config.json"]
+    assert names_of(choose_files("o/m", files, "q8_0").gguf) == ["m-Q8_0.gguf"]
+    assert names_of(choose_files("o/m", files, "Q6_k").gguf) == [*PARTS]
+    with pytest.raises(UnsupportedLoad, match=r"o/m has no q5_k_m; it has Q4_K_M, Q6_K, Q8_0"):
+        choose_files("o/m", files, "q5_k_m")
+
+
+def test_safetensors_come_before_gguf_files_that_are_not_asked_for() -> None:
+    files = remote(*GGUF, SINGLE)
+    assert choose_files("o/m", files, None).gguf == ()
+    assert names_of(choose_files("o/m", files, "q4_k_m").gguf) == ["m-Q4_K_M.gguf"]
+    assert choose_files("o/m", files, "q5_k_m").gguf == ()  # for quantisation at load
+
+
 @pytest.mark.parametrize(
-    "names", [(), ("config.json",), (SINGLE,), ("config.json", "model.gguf", "a.safetensors")]
+    "names",
+    [
+        (),
+        ("config.json",),
+        (SINGLE,),
+        ("config.json", "mmproj-model.gguf", "a.safetensors"),
+        ("m-00001-of-00002.gguf",),
+        ("../m-Q8_0.gguf", "a/b/m-Q8_0.gguf", "-/../m.gguf", "m\\n.gguf", ".hidden.gguf"),
+    ],
 )
-def test_what_is_no_safetensors_model_says_what_it_has(names: tuple[str, ...]) -> None:
+def test_what_is_no_model_says_what_it_has(names: tuple[str, ...]) -> None:
     with pytest.raises(CheckpointError, match="it has: ") as caught:
-        choose_small("o/m", remote(*names))
+        choose_files("o/m", remote(*names), None)
     assert all(name.rpartition(".")[2] in caught.value.message for name in names)
 
 
 def test_an_absurd_configuration_is_refused() -> None:
     files = remote("config.json", SINGLE, size=MAX_SMALL_BYTES + 1)
     with pytest.raises(CheckpointError, match="absurdly large"):
-        choose_small("o/m", files)
+        choose_files("o/m", files, None)
 
 
 @pytest.mark.parametrize(

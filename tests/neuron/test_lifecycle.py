@@ -158,7 +158,6 @@ async def test_different_models_load_side_by_side() -> None:
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"quant": "q4_k_m"}, "quant"),
         ({"tensor_parallel": 2}, "tensor_parallel"),
         ({"harness": "llamacpp"}, "harness"),
     ],
@@ -305,6 +304,19 @@ async def test_another_source_under_an_id_in_use_is_a_conflict() -> None:
             await lifecycle.load(load_request("a", source="other/b"))
         with pytest.raises(Conflict):
             await lifecycle.load(load_request("a", dtype="bfloat16"))
+
+
+async def test_a_quant_is_the_same_in_any_case_and_another_is_a_conflict() -> None:
+    house = House()
+    async with house.open() as lifecycle:
+        assert (await lifecycle.load(load_request("a", quant="Q4_K_M"))).quant == "Q4_K_M"
+        await lifecycle.load(load_request("a", quant="q4_k_m"))
+        await lifecycle.load(load_request("a"))
+        with pytest.raises(Conflict) as caught:
+            await lifecycle.load(load_request("a", quant="q8_0"))
+        assert caught.value.param == "quant"
+        assert house.sources.quants == ["Q4_K_M"]
+        assert house.checkpoints.wishes[0].quant == "Q4_K_M"  # a directory's: quantised at load
 
 
 # Unloading

@@ -11,15 +11,18 @@ from typing import Any, Literal
 import pytest
 import trio
 from fakes.checkpoints import write_checkpoint
+from fakes.gguf_models import config_of, weights_of, write_gguf
 
+from cortex.engine.quant.types import Q4_0, Q8_0
 from cortex.engine.request import Event, Request, SamplingParams, TokenEvent
-from cortex.errors import CheckpointError, DeviceOutOfMemory
+from cortex.errors import CheckpointError, DeviceOutOfMemory, UnsupportedLoad
 from cortex.neuron.checkpoints import TorchCheckpoints, torch_threads
 from cortex.neuron.device_slot import DeviceSlot
 from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.ledger import Ledger
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.model_text import ModelText
+from cortex.neuron.sources import Sources
 from cortex.wire import neuron as wire
 
 MIB = 1 << 20
@@ -32,10 +35,21 @@ class _Folder:
         self.root = root
 
     async def resolve(
-        self, source: str | None, model_id: str, *, progress: Any, files: Literal["all", "metadata"]
+        self,
+        source: str | None,
+        model_id: str,
+        *,
+        progress: Any,
+        files: Literal["all", "metadata"],
+        quant: str | None = None,
     ) -> Path:
         await trio.lowlevel.checkpoint()
         return self.root / (source or model_id)
+
+
+class _NoHub:
+    async def fetch(self, repository: str, **_: Any) -> Path:
+        raise AssertionError(repository)
 
 
 def _no_text(_: Path) -> ModelText:
@@ -44,13 +58,17 @@ def _no_text(_: Path) -> ModelText:
 
 
 @asynccontextmanager
-async def neuron(root: Path, total: int = 256 * MIB) -> AsyncIterator[Lifecycle]:
+async def neuron(
+    root: Path, total: int = 256 * MIB, sources: Any = None
+) -> AsyncIterator[Lifecycle]:
     slot = DeviceSlot(
         wire.Device(0, "cpu", "cpu"),
         DeviceThread("cpu-dev-0", torch_threads(1)),
         Ledger(0, total),
     )
-    lifecycle = Lifecycle((slot,), _Folder(root), TorchCheckpoints(max_batch=8), _no_text)
+    lifecycle = Lifecycle(
+        (slot,), sources or _Folder(root), TorchCheckpoints(max_batch=8), _no_text
+    )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(slot.thread.run)
@@ -100,6 +118,30 @@ async def test_two_models_load_serve_side_by_side_and_leave(tmp_path: Path) -> N
         assert results["b0"] != alone
         await lifecycle.unload("a")
         assert [m.id for m in lifecycle.models()] == ["b"]
+
+
+async def test_a_gguf_file_is_loaded_by_its_quant(tmp_path: Path) -> None:
+    config = config_of("llama")
+    for kind in (Q4_0, Q8_0):
+        weights = weights_of(config, lambda name, kind=kind: kind)
+        write_gguf(tmp_path / f"m-{kind.name.upper()}.gguf", config, weights)
+    async with neuron(tmp_path, sources=Sources(_NoHub())) as lifecycle:
+        source = str(tmp_path)
+        estimate = await lifecycle.estimate(wire.LoadRequest("a", source=source, quant="q4_0"))
+        model = await lifecycle.load(wire.LoadRequest("a", source=source, quant="q4_0"))
+        assert model.quant == "Q4_0"
+        assert model.architecture == "LlamaForCausalLM"
+        better = await lifecycle.load(wire.LoadRequest("b", source=source))
+        assert better.quant == "Q8_0"  # the best that is there
+        await lifecycle.load(wire.LoadRequest("b", source=source, quant="q8_0"))
+        assert model.vram_used_mb is not None
+        assert better.vram_used_mb is not None
+        assert model.vram_used_mb < better.vram_used_mb
+        with lifecycle.lease("a") as loaded:
+            assert loaded.engine.weight_bytes == estimate.rows["weights"]
+        assert len(await generate(lifecycle, "a", "r")) == 12
+        with pytest.raises(UnsupportedLoad, match="has no q5_k; it has Q4_0, Q8_0"):
+            await lifecycle.load(wire.LoadRequest("c", source=source, quant="q5_k"))
 
 
 async def test_a_stream_goes_on_while_another_model_is_loaded(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cortex.errors import BadRequest, CheckpointError
+from cortex.errors import BadRequest, CheckpointError, UnsupportedLoad
 from cortex.neuron.hub_files import Files
 from cortex.neuron.jobs import ReportProgress
 from cortex.neuron.sources import DEMO_DIRECTORY, Sources
@@ -15,13 +15,22 @@ from cortex.neuron.sources import DEMO_DIRECTORY, Sources
 class NamingHub:
     """Answers with the name it was asked for."""
 
-    async def fetch(self, repository: str, *, progress: ReportProgress, files: Files) -> Path:
-        return Path("/hub") / repository / files
+    async def fetch(
+        self,
+        repository: str,
+        *,
+        progress: ReportProgress,
+        files: Files,
+        quant: str | None = None,
+    ) -> Path:
+        return Path("/hub") / repository / files / (quant or "")
 
 
-async def resolve(source: str | None, model_id: str = "org/served") -> Path:
+async def resolve(
+    source: str | None, model_id: str = "org/served", quant: str | None = None
+) -> Path:
     return await Sources(NamingHub()).resolve(
-        source, model_id, progress=lambda *_: None, files="all"
+        source, model_id, progress=lambda *_: None, files="all", quant=quant
     )
 
 
@@ -43,12 +52,26 @@ async def test_the_demonstration_needs_no_hub() -> None:
     assert await resolve(None, "cortex/demo") == DEMO_DIRECTORY
 
 
-async def test_a_path_is_a_directory_of_this_machine(tmp_path: Path) -> None:
+async def test_the_hub_hears_which_quantisation_is_wanted() -> None:
+    assert await resolve("org/name", quant="q8_0") == Path("/hub/org/name/all/q8_0")
+
+
+async def test_a_path_is_a_directory_or_a_gguf_file_of_this_machine(tmp_path: Path) -> None:
     assert await resolve(str(tmp_path)) == tmp_path
+    with pytest.raises(CheckpointError, match="no directory or file") as caught:
+        await resolve(str(tmp_path / "nothing"))
+    assert caught.value.param == "source"
     (tmp_path / "file").touch()
-    for missing in (tmp_path / "nothing", tmp_path / "file"):
-        with pytest.raises(CheckpointError, match="no directory"):
-            await resolve(str(missing))
+    with pytest.raises(CheckpointError, match=r"no directory and no \.gguf file"):
+        await resolve(str(tmp_path / "file"))
+    for name in ("m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"):
+        (tmp_path / name).touch()
+    assert await resolve(str(tmp_path)) == tmp_path / "m-Q4_K_M.gguf"
+    assert await resolve(str(tmp_path), quant="q8_0") == tmp_path / "m-Q8_0-00001-of-00002.gguf"
+    second = str(tmp_path / "m-Q8_0-00002-of-00002.gguf")
+    assert await resolve(second) == tmp_path / "m-Q8_0-00001-of-00002.gguf"
+    with pytest.raises(UnsupportedLoad, match="is no q4_k_m"):
+        await resolve(second, quant="q4_k_m")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from cortex.errors import CheckpointError
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+
+# What a GGUF file's metadata calls them.
+_IN_METADATA = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
 
 
 @attrs.frozen
@@ -43,15 +53,35 @@ def read_generation_defaults(directory: Path) -> GenerationDefaults:
     Raises CheckpointError when a file is not JSON or a value is out of range.
     """
     config = read_object(directory / CONFIG)
+    raw = _beside(directory)
+    return _defaults(raw, _eos(config, CONFIG) | _eos(raw, GENERATION_CONFIG))
+
+
+def gguf_generation_defaults(directory: Path, metadata: Mapping[str, Any]) -> GenerationDefaults:
+    """From a GGUF file's *metadata*, and before it generation_config.json beside the file.
+
+    ``eos_ids`` are those of the latter. Raises as `read_generation_defaults`.
+    """
+    raw = _beside(directory)
+    stated = {name: metadata[key] for name, key in _IN_METADATA.items() if key in metadata}
+    # In fp32, where 0.95 is 0.949999988.
+    short = {n: round(v, 6) if isinstance(v, float) else v for n, v in stated.items()}
+    return _defaults({**short, **raw}, _eos(raw, GENERATION_CONFIG))
+
+
+def _beside(directory: Path) -> dict[str, Any]:
     path = directory / GENERATION_CONFIG
-    raw = read_object(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
+
+
+def _defaults(raw: dict[str, Any], eos_ids: set[int]) -> GenerationDefaults:
     fields = Fields(raw, GENERATION_CONFIG)
 
     def number(name: str, low: float, high: float) -> float | None:
         return fields.number(name, None, low=low, high=high) if name in fields else None
 
     return GenerationDefaults(
-        eos_ids=frozenset(_eos(config, CONFIG) | _eos(raw, GENERATION_CONFIG)),
+        eos_ids=frozenset(eos_ids),
         temperature=number("temperature", 0.0, 100.0),
         top_k=fields.integer("top_k", None, low=0, high=1 << 23) if "top_k" in fields else None,
         top_p=number("top_p", 0.0, 1.0) or None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Set
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,27 +15,12 @@ from cortex.engine.load.entry import TensorEntry
 from cortex.engine.load.gguf_config import configure, family_of
 from cortex.engine.load.gguf_file import GgufFile
 from cortex.engine.load.gguf_names import ROPE_FACTORS, decoder_name, projection
+from cortex.engine.load.gguf_parts import part_names
 from cortex.engine.load.source import bytes_of
 from cortex.engine.models.config import ModelConfig
 from cortex.engine.models.fields import Fields
 from cortex.engine.quant.types import QuantType
 from cortex.errors import CheckpointError, clip
-
-# The parts of a split file, counted from 1; within them, ``split.no`` counts from 0.
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-
-
-def part_paths(path: Path, count: int) -> list[Path]:
-    """The *count* files that *path*, one of them, is a part of."""
-    found = PART.fullmatch(path.name)
-    if found is None or int(found["count"]) != count:
-        raise CheckpointError(
-            f"{path.name} is one of {count} parts, and not named NAME-00001-of-{count:05}.gguf"
-        )
-    return [
-        path.with_name(f"{found['stem']}-{number:05}-of-{count:05}.gguf")
-        for number in range(1, count + 1)
-    ]
 
 
 class GgufSource:
@@ -52,7 +36,13 @@ class GgufSource:
             if count == 1:
                 self._add(first)
             else:
-                first = self._add_parts(part_paths(path, count))
+                names = part_names(path.name)
+                if len(names) != count:
+                    raise CheckpointError(
+                        f"{path.name} is one of {count} parts, and not named"
+                        f" NAME-00001-of-{count:05}.gguf"
+                    )
+                first = self._add_parts([path.with_name(name) for name in names])
             self._interleaved = family_of(first.metadata, first.name).interleaved
             self.config: ModelConfig = configure(first.metadata, self._entries, first.name)
         except BaseException:
