@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -12,7 +14,7 @@ from cortex.engine.load.generation import (
     read_generation_defaults,
 )
 from cortex.engine.load.gguf_file import read_metadata
-from cortex.engine.load.pooling import read_recipe
+from cortex.engine.load.pooling import gguf_recipe, read_recipe
 from cortex.errors import CheckpointError
 from cortex.neuron.model_place import is_gguf
 from cortex.neuron.model_text import ModelText
@@ -30,12 +32,14 @@ def read_text(place: Path) -> ModelText:
 
     Of a GGUF file they come from its metadata, where there are no files beside it that say so.
     """
+    directory = place.parent if is_gguf(place) else place
+    recipe = read_recipe(directory)
     if is_gguf(place):
-        tokenizer, defaults = _from_gguf(place)
-        directory = place.parent
+        metadata = read_metadata(place)
+        tokenizer, defaults = _from_gguf(place, metadata)
+        recipe = recipe if recipe.stated else gguf_recipe(metadata)
     else:
         tokenizer, defaults = Tokenizer.from_directory(place), read_generation_defaults(place)
-        directory = place
     template = ChatTemplate.find(directory, tokenizer)
     markers = find_markers(tokenizer)
     tool_format = find_format(template.tool_source) if template is not None else None
@@ -51,12 +55,12 @@ def read_text(place: Path) -> ModelText:
         tool_format=tool_format,
         closing=None if markers is None else closing_of(tokenizer, markers, template),
         infill=find_infill(tokenizer),
-        embedding=read_recipe(directory),
+        embedding=recipe,
     )
 
 
-def _from_gguf(path: Path) -> tuple[Tokenizer, GenerationDefaults]:
-    directory, metadata = path.parent, read_metadata(path)
+def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> tuple[Tokenizer, GenerationDefaults]:
+    directory = path.parent
     made = read_tokenizer(metadata, read_object(directory / "tokenizer.json"))
     beside = read_object(directory / "tokenizer_config.json") or {}
     tokenizer = Tokenizer(made.document, {**made.config, **beside})

@@ -68,8 +68,8 @@ def read_tokenizer(
     if document is None:
         document, usual = _document(vocabulary, metadata)
         adds_bos = usual if adds_bos is None else adds_bos
-    if adds_bos is not None:
-        config["add_bos_token"] = adds_bos
+    flags = {"add_bos_token": adds_bos, "add_eos_token": _flag(metadata, "add_eos_token")}
+    config |= {name: value for name, value in flags.items() if value is not None}
     templates = _templates(metadata)
     if templates:
         config["chat_template"] = templates

@@ -13,6 +13,7 @@ import trio
 from fakes.gguf_tokenizers import byte_level, byte_level_json, put
 from fakes.tokenizers import byte_level_json as other_json
 
+from cortex.engine.request import Pooling
 from cortex.errors import CheckpointError, UnsupportedModel
 from cortex.neuron.model_text import TextShelf
 from cortex.neuron.read_text import read_text
@@ -66,6 +67,19 @@ def test_files_beside_it_go_before(tmp_path: Path) -> None:
     assert text.defaults.temperature == 0.7
     assert 5 in text.defaults.eos_ids
     assert len(text.defaults.eos_ids) == 3
+
+
+def test_an_embedding_model_says_how_it_pools(tmp_path: Path) -> None:
+    assert not read_text(write(tmp_path / "a.gguf")).embedding.stated
+    recipe = read_text(write(tmp_path / "b.gguf", **{"qwen2.pooling_type": 1})).embedding
+    assert (recipe.stated, recipe.pooling, recipe.normalize) == (True, Pooling.MEAN, True)
+    recipe = read_text(write(tmp_path / "c.gguf", **{"qwen2.pooling_type": 3})).embedding
+    assert recipe.pooling is Pooling.LAST
+    recipe = read_text(write(tmp_path / "d.gguf", **{"qwen2.pooling_type": 2})).embedding
+    assert recipe.refusal == "pooling of type 2 is not supported"
+    assert not read_text(write(tmp_path / "e.gguf", **{"qwen2.pooling_type": 0})).embedding.stated
+    with pytest.raises(CheckpointError, match=r"qwen2\.pooling_type is last, not a number"):
+        read_text(write(tmp_path / "f.gguf", **{"qwen2.pooling_type": "last"}))
 
 
 def test_a_tokenizer_of_another_model_is_told(tmp_path: Path) -> None:

@@ -137,6 +137,13 @@ def test_byte_level_adds_bos_where_its_family_does():
     assert first("llama-bpe") != 10
 
 
+def test_a_document_ends_with_eos_where_the_file_says_so():
+    silent = tokenizer_of(byte_level("qwen2"))
+    ids = silent.encode_document("a b")
+    ends = tokenizer_of(byte_level("qwen2", **{"tokenizer.ggml.add_eos_token": True}))
+    assert ends.encode_document("a b") == [*ids, silent.eos_id]
+
+
 def test_all_that_ends_a_turn_is_an_end():
     metadata = byte_level(
         "qwen2", **{"tokenizer.ggml.eos_token_id": 3, "tokenizer.ggml.eot_token_id": 4}

@@ -7,6 +7,7 @@ has a config.json that names the mode.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ MODES = {
     "mean_tokens": Pooling.MEAN,
     "mean": Pooling.MEAN,
 }
+
+# By their numbers in GGUF files, which also know the first token (2) and ranks (4).
+GGUF_NONE = 0
+GGUF_MODES = {1: Pooling.MEAN, 3: Pooling.LAST}
 
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
@@ -50,6 +55,19 @@ def read_recipe(directory: Path) -> EmbeddingRecipe:
     if (directory / POOLING / "config.json").is_file():
         return _of_mode(directory, POOLING, normalize=True)
     return EmbeddingRecipe()
+
+
+def gguf_recipe(metadata: Mapping[str, Any]) -> EmbeddingRecipe:
+    """As a GGUF file's *metadata* says; the last token, normalised, where it says nothing."""
+    key = f"{metadata.get('general.architecture')}.pooling_type"
+    value = metadata.get(key)
+    if value is None or value == GGUF_NONE:
+        return EmbeddingRecipe()
+    if type(value) is not int:
+        raise CheckpointError(f"{clip(key)} is {clip(value, 40)}, not a number")
+    if value not in GGUF_MODES:
+        return EmbeddingRecipe(stated=True, refusal=f"pooling of type {value} is not supported")
+    return EmbeddingRecipe(GGUF_MODES[value], stated=True)
 
 
 def _of_modules(directory: Path, modules: list[Any]) -> EmbeddingRecipe:
