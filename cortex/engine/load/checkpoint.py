@@ -5,8 +5,10 @@ The place is a directory of safetensors, or a GGUF file (any part of one that is
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from cortex.engine.graphs import capture_for
 from cortex.engine.kernels.choice import choose
 from cortex.engine.load.generation import GenerationDefaults, read_generation_defaults
 from cortex.engine.load.gguf_source import GgufSource
+from cortex.engine.load.prepare import prepared
 from cortex.engine.load.source import Source
 from cortex.engine.load.tensors import Tensors, read_directory_config
 from cortex.engine.load.weights import Cancelled, Progress, check_names, load_weights
@@ -68,7 +71,8 @@ class MemoryEstimate:
     """Bytes by ledger row ("weights", "kv", "workspace"), and the context they allow.
 
     ``context`` is servable, ``trained_context`` what the model was made for, in tokens.
-    ``parameters`` are the checkpoint's: what is kept twice on a device counts once.
+    ``parameters`` are the checkpoint's: what is kept twice on a device counts once. ``quant`` is
+    the format that most of them are kept in; None is the compute dtype.
     """
 
     rows: Mapping[str, int]
@@ -76,6 +80,7 @@ class MemoryEstimate:
     trained_context: int
     kv_bytes_per_token: int
     parameters: int
+    quant: str | None
 
     @property
     def total(self) -> int:
@@ -119,14 +124,15 @@ def estimate(
     """What `open_engine` would take with *free_bytes* on the device, from headers alone.
 
     *kv_bytes* is a bound: what does not fit is left out, down to a context of one block. Where not
-    even that fits, ``total`` is above *free_bytes*.
+    even that fits, ``total`` is above *free_bytes*. *quant*: see `prepare.prepared`.
     """
     target = torch.device(device)
     with open_source(path) as source:
-        config, storage = source.config, _storage(source, quant)
+        config = source.config
+        source = prepared(source, resolve_dtype(config, target, dtype), quant, target)
         shape = _shape(
             config,
-            storage,
+            source.storage,
             target,
             dtype,
             context,
@@ -143,6 +149,7 @@ def estimate(
         trained_context=config.trained_context,
         kv_bytes_per_token=shape.token_bytes,
         parameters=parameters,
+        quant=_most(shape.model),
     )
 
 
@@ -163,21 +170,31 @@ def open_engine(
 ) -> Engine:
     """Load the checkpoint at *path* and make it ready to serve.
 
-    *dtype* None is the checkpoint's own where the device computes well in it; *context* None the
-    trained length; *kv_bytes* None a share of what is free, else a bound; *overlap* (see `Engine`)
-    None where the device works by itself. *progress* hears stage, bytes done, bytes in all. Raises
+    *dtype* None is the checkpoint's own where the device computes well in it; *quant* None keeps
+    the weights as they come (see `prepare.prepared`); *context* None is the trained length;
+    *kv_bytes* None a share of what is free, else a bound; *overlap* (see `Engine`) None where the
+    device works by itself. *progress* hears stage, bytes done, bytes in all. Raises
     CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and LoadCancelled soon
     after *cancelled* turned true; nothing stays allocated then.
     """
     target = torch.device(device)
     with open_source(path) as source:
-        config, storage = source.config, _storage(source, quant)
+        config = source.config
+        source = prepared(source, resolve_dtype(config, target, dtype), quant, target)
         if cancelled():
             raise LoadCancelled
         try:
             free = free_bytes_of(target)
             shape = _shape(
-                config, storage, target, dtype, context, kv_bytes, free, max_batch, max_batch_tokens
+                config,
+                source.storage,
+                target,
+                dtype,
+                context,
+                kv_bytes,
+                free,
+                max_batch,
+                max_batch_tokens,
             )
             if shape.weights + shape.kv + shape.workspace > free:
                 raise DeviceOutOfMemory(
@@ -259,11 +276,13 @@ def _workspace(config: ModelConfig, dtype: torch.dtype, batch: int, tokens: int)
     return activations + batch * config.vocab_size * (3 * 4 + 8)
 
 
-def _storage(source: Source, quant: str | None) -> Storage:
-    """In which format each weight is kept."""
-    if quant is not None:
-        raise UnsupportedLoad("quantisation at load is not supported by this build", param="quant")
-    return source.storage
+def _most(model: Decoder) -> str | None:
+    """The name of the format that most of the weights are kept in."""
+    counts: Counter[str | None] = Counter()
+    for parameter in model.parameters():
+        kind = None if parameter.quant is None else parameter.quant.name
+        counts[kind] += math.prod(parameter.shape)
+    return counts.most_common(1)[0][0]
 
 
 def _shape(

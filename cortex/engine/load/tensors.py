@@ -14,6 +14,7 @@ from cortex.engine.load.entry import TensorEntry
 from cortex.engine.load.generation import CONFIG
 from cortex.engine.load.json_file import read_object
 from cortex.engine.load.safetensors import SafetensorsFile
+from cortex.engine.load.scheme import Scheme, read_scheme
 from cortex.engine.models.config import ModelConfig
 from cortex.engine.models.fields import Fields
 from cortex.engine.models.registry import configure
@@ -45,7 +46,9 @@ def _shard_names(index: Path) -> tuple[dict[str, str], list[str]]:
 
 def read_directory_config(directory: Path) -> ModelConfig:
     """The checked config.json of *directory*. Raises CheckpointError or UnsupportedModel."""
-    return configure(Fields(read_object(directory / CONFIG)))
+    fields = Fields(read_object(directory / CONFIG))
+    read_scheme(fields)  # refuses what is not supported
+    return configure(fields)
 
 
 class Tensors:
@@ -80,6 +83,11 @@ class Tensors:
     @property
     def config(self) -> ModelConfig:
         return read_directory_config(self._directory)
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the config says that the weights are quantised."""
+        return read_scheme(Fields(read_object(self._directory / CONFIG)))
 
     @property
     def names(self) -> Set[str]:

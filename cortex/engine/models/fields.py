@@ -64,14 +64,31 @@ class Fields:
             raise self._bad(name, "must be a list of strings", value)
         return value
 
-    def section(self, name: str) -> Fields | None:
-        """A nested object, or None when it is absent."""
+    def integers(self, name: str, *, low: int, high: int) -> list[int]:
+        """A list of integers in [low, high]; absent is empty."""
         value = self._raw.get(name)
-        if value is None:
-            return None
+        value = [] if value is None else value
+        if not isinstance(value, list):
+            raise self._bad(name, "must be a list of integers", value)
+        where = f"{self._where}: {name}"
+        return [
+            Fields({"size": item}, where).integer("size", None, low=low, high=high)
+            for item in value
+        ]
+
+    def members(self, name: str) -> Mapping[str, Any]:
+        """The members of a nested object; absent has none."""
+        value = self._raw.get(name)
+        value = {} if value is None else value
         if not isinstance(value, dict):
             raise self._bad(name, "must be an object", value)
-        return Fields(value, f"{self._where}: {name}")
+        return value
+
+    def section(self, name: str) -> Fields | None:
+        """A nested object, or None when it is absent."""
+        if name not in self:
+            return None
+        return Fields(self.members(name), f"{self._where}: {name}")
 
     def heads(self, *, hidden: int, head_dim: int | None) -> tuple[int, int, int]:
         """Query heads, key and value heads, and the head dimension (*head_dim* by default)."""

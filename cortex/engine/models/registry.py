@@ -21,8 +21,6 @@ def configure(fields: Fields) -> ModelConfig:
 
     Raises UnsupportedModel, naming the known ones, and CheckpointError for values out of range.
     """
-    if "quantization_config" in fields:
-        raise UnsupportedModel("quantised safetensors checkpoints are not supported")
     asked = fields.names("architectures")
     for name in asked:
         if name in ARCHITECTURES:

@@ -155,6 +155,11 @@ def _iq4_xs(blocks: torch.Tensor) -> torch.Tensor:
     return (scale[:, :, None] * _iq4(q)).flatten(1)
 
 
+def _fp8(blocks: torch.Tensor) -> torch.Tensor:
+    scale = blocks[:, 128:].contiguous().view(torch.float32)
+    return blocks[:, :128].view(torch.float8_e4m3fn).float() * scale
+
+
 _UNPACK: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     types.Q8_0.name: _q8_0,
     types.Q4_0.name: _q4_0,
@@ -168,4 +173,5 @@ _UNPACK: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     types.Q6_K.name: _q6_k,
     types.IQ4_NL.name: _iq4_nl,
     types.IQ4_XS.name: _iq4_xs,
+    types.FP8.name: _fp8,
 }

@@ -1,4 +1,4 @@
-"""Plain weights to packed ones: the bytes that a GGUF file would hold."""
+"""Plain weights to packed ones: the bytes that a GGUF file would hold, or FP8."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from cortex.engine.quant import nearest, search, types
+from cortex.engine.quant import fp8, nearest, search, types
 from cortex.engine.quant.types import QuantType
 
 # Weights at a time in a thread. The K formats need some forty bytes for each in between; what is
@@ -36,6 +36,8 @@ def quantize(weight: torch.Tensor, kind: QuantType, *, threads: int = 1) -> torc
     not change a byte. ValueError for weights that are not finite, or whose scales are beyond fp16,
     and unless rows are whole blocks.
     """
+    if kind == types.FP8:
+        return fp8.quantize(weight)
     rows, inputs = weight.shape
     packed = torch.empty(rows, kind.row_bytes(inputs), dtype=torch.uint8, device=weight.device)
     blocks, octets = weight.reshape(-1, kind.block), packed.view(-1, kind.bytes)

@@ -11,10 +11,10 @@ import attrs
 
 @attrs.frozen
 class QuantType:
-    """``bytes`` hold ``block`` weights; ``gguf_id`` is the format's number in GGUF files."""
+    """``bytes`` hold ``block`` weights; ``gguf_id`` is its number in GGUF files, or None."""
 
     name: str
-    gguf_id: int
+    gguf_id: int | None
     block: int
     bytes: int
 
@@ -43,6 +43,10 @@ Q6_K = QuantType("q6_k", 14, 256, 210)
 IQ4_NL = QuantType("iq4_nl", 20, 32, 18)
 IQ4_XS = QuantType("iq4_xs", 23, 256, 136)
 
+# Not one of GGUF's: 128 weights in e4m3, then the fp32 scale that they share. All rows of 128 have
+# the scales of the first, so that they are those of blocks of 128 x 128.
+FP8 = QuantType("fp8", None, 128, 132)
+
 TYPES = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
 BY_NAME = {kind.name: kind for kind in TYPES}
-BY_GGUF_ID = {kind.gguf_id: kind for kind in TYPES}
+BY_GGUF_ID = {kind.gguf_id: kind for kind in TYPES if kind.gguf_id is not None}
