@@ -22,7 +22,10 @@ from cortex.neuron.ledger import kv_budget, mib
 
 @attrs.frozen
 class LoadPlan:
-    """How a checkpoint is going to be loaded. Bytes and tokens; ``rows`` are the ledger's."""
+    """How a checkpoint is going to be loaded. Bytes and tokens; ``rows`` are the ledger's.
+
+    ``quant`` is the format that most of the weights are kept in; None is the compute dtype.
+    """
 
     rows: dict[str, int]
     context: int  # servable
@@ -31,6 +34,7 @@ class LoadPlan:
     architecture: str | None = None
     dtype: str | None = None
     parameters: int | None = None
+    quant: str | None = None
 
     @property
     def total(self) -> int:
@@ -117,6 +121,7 @@ class TorchCheckpoints:
             architecture=config.architecture,
             dtype=str(dtype).removeprefix("torch."),
             parameters=second.parameters,
+            quant=second.quant,
         )
 
     def open(

@@ -106,7 +106,7 @@ class Loader:
                 plan.architecture,
                 plan.dtype,
                 plan.trained_context,
-                label_of(place.name) or request.quant if is_gguf(place) else request.quant,
+                _quant(request, place, plan),
             )
             key, opened = await self._open(resident, slot, place, plan)
             # No checkpoint from here on: what is open is either here or closed.
@@ -142,6 +142,7 @@ class Loader:
             tool_call=text.tool_call,
             reasoning=text.reasoning,
             parameters=plan.parameters,
+            quant=_quant(request, place, plan),
         )
 
     async def text(self, request: wire.LoadRequest) -> ModelText:
@@ -203,6 +204,12 @@ class Loader:
 def _wish(request: wire.LoadRequest, place: Path) -> Wish:
     quant = None if is_gguf(place) else request.quant  # else it has been heeded already
     return Wish(dtype=request.dtype, context=request.context, quant=quant)
+
+
+def _quant(request: wire.LoadRequest, place: Path, plan: LoadPlan) -> str | None:
+    """What a GGUF file is called, else what was asked for, else what most weights are kept in."""
+    named = label_of(place.name) if is_gguf(place) else ""
+    return named or request.quant or plan.quant
 
 
 def _unheard(stage: str, done: int, total: int) -> None:

@@ -198,6 +198,7 @@ class Estimate:
     tool_call: bool | None = None
     reasoning: bool | None = None
     parameters: int | None = None
+    quant: str | None = None
 
 
 @attrs.frozen

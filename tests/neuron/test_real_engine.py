@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+import torch
 import trio
 from fakes.checkpoints import write_checkpoint
 from fakes.gguf_models import config_of, weights_of, write_gguf
+from fakes.quantized_checkpoints import random_int4, write_quantized
 
 from cortex.engine.quant.types import Q4_0, Q8_0
 from cortex.engine.request import Event, Request, SamplingParams, TokenEvent
@@ -142,6 +144,41 @@ async def test_a_gguf_file_is_loaded_by_its_quant(tmp_path: Path) -> None:
         assert len(await generate(lifecycle, "a", "r")) == 12
         with pytest.raises(UnsupportedLoad, match="has no q5_k; it has Q4_0, Q8_0"):
             await lifecycle.load(wire.LoadRequest("c", source=source, quant="q5_k"))
+
+
+async def test_a_dense_checkpoint_is_quantised_at_load(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a", hidden_size=256, intermediate_size=512)
+    dense = wire.LoadRequest("dense", source="a")
+    small = wire.LoadRequest("small", source="a", quant="Q4_K_M")
+    async with neuron(tmp_path) as lifecycle:
+        estimate = await lifecycle.estimate(small)
+        assert estimate.quant == "Q4_K_M"
+        assert (await lifecycle.load(dense)).quant is None
+        assert (await lifecycle.load(small)).quant == "Q4_K_M"
+        with lifecycle.lease("small") as loaded, lifecycle.lease("dense") as plain:
+            assert loaded.engine.weight_bytes == estimate.rows["weights"]
+            assert loaded.engine.weight_bytes < plain.engine.weight_bytes / 3
+        assert len(await generate(lifecycle, "small", "r")) == 12
+        for call in (lifecycle.load, lifecycle.estimate):
+            with pytest.raises(UnsupportedLoad, match=r"'q4km'.*did you mean q4_k_m") as caught:
+                await call(wire.LoadRequest("c", source="a", quant="q4km"))
+            assert caught.value.param == "quant"
+            with pytest.raises(UnsupportedLoad, match="needs a GPU of compute capability"):
+                await call(wire.LoadRequest("c", source="a", quant="fp8"))
+
+
+async def test_the_format_of_a_checkpoint_that_is_quantised_already_is_shown(
+    tmp_path: Path,
+) -> None:
+    def pack(module: str, shape: tuple[int, int]) -> Any:
+        weight = random_int4(*shape, 32, torch.Generator().manual_seed(3))
+        return weight.awq(), weight.dense()
+
+    scheme = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
+    write_quantized(tmp_path, scheme, pack)
+    async with neuron(tmp_path) as lifecycle:
+        assert (await lifecycle.load(wire.LoadRequest("packed"))).quant == "q4_1"
+        assert len(await generate(lifecycle, "packed", "r")) == 12
 
 
 async def test_a_stream_goes_on_while_another_model_is_loaded(tmp_path: Path) -> None:
