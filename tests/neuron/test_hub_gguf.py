@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import trio
 from fakes.gguf_models import config_of, weights_of, write_gguf
 from fakes.gguf_tokenizers import byte_level
 from fakes.hub import FakeHub, running
-from neuron.test_hub import HASTE, _close_the_librarys_connections  # noqa: F401, a fixture
 
 from cortex.engine.load.checkpoint import estimate
 from cortex.engine.quant.types import Q4_0, Q8_0, QuantType
 from cortex.errors import CheckpointError, SourceUnavailable, UnsupportedLoad
 from cortex.neuron import hollow_files
+from cortex.neuron.download import Patience
 from cortex.neuron.hub import HuggingFaceHub
 from cortex.neuron.hub_files import Files
 from cortex.neuron.read_text import read_text
 
+HASTE = Patience(listing=10, read=10, back_off=0, lock_poll=0.001)
 PLAIN = {"README.md": b"prose", "m-Q4_K_M.gguf": b"weights" * 99, "m-Q8_0.gguf": b"better" * 99}
 PARTS = ("Q6_K/m-Q6_K-00001-of-00002.gguf", "Q6_K/m-Q6_K-00002-of-00002.gguf")
 CONFIG = config_of(
@@ -30,6 +33,12 @@ CONFIG = config_of(
     num_key_value_heads=1,
     vocab_size=480,
 )
+
+
+@pytest.fixture(autouse=True)
+def _close_the_librarys_connections() -> Iterator[None]:
+    yield
+    huggingface_hub.close_session()
 
 
 async def fetch(

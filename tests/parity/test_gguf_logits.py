@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from fakes.gguf_models import Weights, config_of, plain, weights_of, write_gguf
+from fakes.logits import captured_logits
 
 from cortex.engine.engine import Engine
 from cortex.engine.load.checkpoint import open_engine
@@ -35,8 +36,6 @@ LLAMA3 = {
 
 
 def logits_of(engine: Engine, prompt: list[int]) -> torch.Tensor:
-    from parity.test_logits import captured_logits
-
     return captured_logits(engine, [prompt])[0][: len(prompt)]
 
 

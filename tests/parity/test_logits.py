@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.logits import captured_logits
 
-from cortex.engine.engine import Engine
 from cortex.engine.load.checkpoint import open_engine
-from cortex.engine.request import Request, SamplingParams
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -101,28 +100,6 @@ def save(model: Any, directory: Path, shard: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(directory, max_shard_size=shard)
-
-
-def captured_logits(engine: Engine, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """The logits of every prompt position, as the engine computes them in its chunks."""
-    runner = engine._runner
-    rows: dict[str, list[torch.Tensor]] = {}
-    forward = runner.model.forward
-
-    def watched(batch: Any, cache: Any) -> torch.Tensor:
-        hidden = forward(batch, cache)
-        parts = runner.model.logits(hidden).split([chunk.count for chunk in batch.chunks])
-        for chunk, part in zip(batch.chunks, parts, strict=True):
-            rows.setdefault(chunk.sequence.id, []).append(part)
-        return hidden
-
-    runner.model.forward = watched
-    for i, prompt in enumerate(prompts):
-        request = Request(str(i), tuple(prompt), SamplingParams(temperature=0.0), max_tokens=5)
-        engine.add(request)
-    while engine.has_work:
-        engine.step()
-    return [torch.cat(rows[str(i)]) for i in range(len(prompts))]
 
 
 def prompts() -> list[list[int]]:
