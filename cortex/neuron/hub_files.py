@@ -10,6 +10,8 @@ from typing import Literal
 
 import attrs
 
+from cortex.engine.load.scheme import METHODS
+from cortex.engine.quant.recipes import find_recipe
 from cortex.errors import CheckpointError, clip
 from cortex.neuron.gguf_choice import SUFFIX, choose, is_dense, variants
 
@@ -71,7 +73,7 @@ def choose_files(repository: str, files: Sequence[RemoteFile], quant: str | None
     """What to fetch of *repository*: the GGUF file that *quant* names, or safetensors.
 
     `CheckpointError` when it holds no model, saying what is there instead; `UnsupportedLoad` for a
-    *quant* that none of its GGUF files has.
+    *quant* that none of its GGUF files has, or that safetensors can neither have nor be given.
     """
     by_name = {file.name: file for file in files}
     dense = CONFIG in by_name and (SINGLE in by_name or INDEX in by_name)
@@ -79,6 +81,8 @@ def choose_files(repository: str, files: Sequence[RemoteFile], quant: str | None
     if is_dense(found, quant, dense=dense):
         if not dense:
             raise _no_model(repository, by_name)
+        if quant is not None and quant.casefold() not in METHODS:
+            find_recipe(quant)  # known before gigabytes are fetched
         wanted = SMALL if SINGLE in by_name else SMALL | {INDEX}
         return Chosen(_small(repository, by_name, wanted))
     chosen = choose(found, quant, repository)

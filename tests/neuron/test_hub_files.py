@@ -77,6 +77,15 @@ def test_safetensors_come_before_gguf_files_that_are_not_asked_for() -> None:
     assert choose_files("o/m", files, "q5_k_m").gguf == ()  # for quantisation at load
 
 
+def test_a_quant_that_is_none_is_refused_before_anything_is_fetched() -> None:
+    files = remote("config.json", SINGLE)
+    for quant in ("q4_k_m", "Q8_0", "awq", "fp8"):
+        assert names_of(choose_files("o/m", files, quant).small) == ["config.json"]
+    with pytest.raises(UnsupportedLoad, match="quant 'q4_k_mm' is not known") as caught:
+        choose_files("o/m", files, "q4_k_mm")
+    assert caught.value.param == "quant"
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -13,6 +13,7 @@ from cortex.errors import CheckpointError, UnsupportedModel, clip
 
 SECTIONS = ("quantization_config", "compression_config")  # the second is an old name
 SUPPORTED = "awq (gemm), gptq (4 bits), fp8, compressed-tensors (float-quantized)"
+METHODS = frozenset({"awq", "gptq", "fp8", "compressed-tensors"})
 MAX_GROUP = 1 << 20  # inputs
 
 
