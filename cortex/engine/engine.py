@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from cortex.engine.blocks import BlockPool
+from cortex.engine.constraint import Constraint
 from cortex.engine.request import (
     SEED_LIMIT,
     Embedded,
@@ -124,9 +125,9 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step; [] when there is nothing to do.
 
-        A request whose logits or embedding are not finite fails alone. An exception is the
-        engine's: no event was lost, and the same work is planned again should the caller dare to
-        go on.
+        A request whose logits or embedding are not finite, or whose constraint fails, fails alone.
+        An exception is the engine's: no event was lost, and the same work is planned again should
+        the caller dare to go on.
         """
         if self._runner is None:
             return []
@@ -196,12 +197,18 @@ class Engine:
         for request_id in list(self._sequences):
             self.abort(request_id)
         self._in_flight = None
+        if self._runner is not None:
+            self._runner.close()
         self._runner = None
 
     def _take(self, sequence: Sequence, drawn: Drawn) -> Event:
         """Append the drawn token and say so."""
         if not drawn.finite:
             return self._fail(sequence, ArithmeticError("the model's logits are not finite"))
+        if sequence.request.constraint is not None:
+            fault = drawn.fault or _refusal(sequence.request.constraint, drawn.token)
+            if fault is not None:
+                return self._fail(sequence, fault)
         first = self._first(sequence) if sequence.generated == 0 else None
         finish = sequence.append(drawn.token)
         self.scheduler.settle(sequence)
@@ -249,3 +256,12 @@ class Engine:
             self._runner.sampler.forget(sequence)
             self._runner.clear(blocks)
         return RequestFailed(sequence.id, error)
+
+
+def _refusal(constraint: Constraint, token: int) -> Exception | None:
+    """What *constraint* raises when it is told of *token*."""
+    try:
+        constraint.accept(token)
+    except Exception as exc:
+        return exc
+    return None

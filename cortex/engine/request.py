@@ -1,7 +1,7 @@
 """What the engine is asked and what it answers: values only, no torch.
 
 All token counts and ids are in the model's vocabulary; logprobs are natural logarithms of the
-model's own distribution, before penalties, bias and temperature.
+model's own distribution, before constraints, penalties, bias and temperature.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import attrs
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+from cortex.engine.constraint import Constraint
 
 SEED_LIMIT = 1 << 64
 
@@ -94,8 +96,9 @@ class Request:
     """One completion to make. Raises ValueError when it can never be run.
 
     ``stop_ids`` are all of the model's EOS ids; until ``min_tokens`` were generated they cannot be
-    drawn, with ``ignore_eos`` they have no meaning. ``caller`` is whom fairness is between,
-    ``salt`` separates tenants in the prefix cache, a higher ``priority`` is admitted first.
+    drawn, with ``ignore_eos`` they have no meaning. A ``constraint`` overrules both: a stop id can
+    be drawn when and only when it allows that, and ends the request. ``caller`` is whom fairness is
+    between, ``salt`` separates tenants in the prefix cache, a higher ``priority`` goes first.
 
     The last ``resumed`` tokens of the prompt are the completion's own, of an earlier request that
     this one carries on: penalties count them so. With ``pooling`` nothing is drawn: the request
@@ -114,6 +117,7 @@ class Request:
     priority: int = 0
     resumed: int = 0
     pooling: Pooling | None = None
+    constraint: Constraint | None = attrs.field(default=None, eq=False)
 
     def __attrs_post_init__(self) -> None:
         _check(len(self.prompt) >= 1, "the prompt is empty")
@@ -147,7 +151,8 @@ class FirstToken:
 
 @attrs.frozen
 class TokenEvent:
-    """One token. A stop id that ends the request is delivered too, with ``finish`` STOP."""
+    """One token. A stop id that ends the request is delivered too, with ``finish`` STOP; so is the
+    token that makes a constrained completion whole, which is no stop id."""
 
     request_id: str
     token: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 
 import attrs
@@ -11,6 +11,7 @@ import torch
 
 from cortex.engine.batch import Batch, BatchBuilder
 from cortex.engine.cache import KVCache
+from cortex.engine.masks import Mask, Masks
 from cortex.engine.models.decoder import Decoder
 from cortex.engine.pooling import Row
 from cortex.engine.request import Pooling, TokenLogprob
@@ -28,11 +29,13 @@ SCORED_ROWS = 64  # prompt rows whose logits exist at a time when their logprobs
 
 @attrs.frozen
 class Drawn:
-    """The token of one sequence. Not ``finite``: its logits were not, and the token is noise."""
+    """The token of one sequence. Not ``finite``: its logits were not, and the token is noise; so it
+    is with a ``fault``, which its constraint raised."""
 
     token: int
     finite: bool
     logprob: TokenLogprob | None
+    fault: Exception | None = None
 
 
 @attrs.frozen
@@ -56,6 +59,7 @@ class InFlight:
     _scored: int  # of these, the table of scores; then the rows that are pooled
     _best: int | None
     _copied: torch.cuda.Event | None
+    _faults: Mapping[int, Exception] = attrs.field(factory=dict)  # by line of those drawn
 
     def result(self) -> StepResult:
         """Wait for the device. May be asked once."""
@@ -65,7 +69,11 @@ class InFlight:
             self._copied.synchronize()
         flat = self._results.numpy()
         table = flat[: self._scored].reshape(-1, _columns(self._best)).tolist()
-        return _unpacked(self._drawn, self._chunks, table, self._best, flat[self._scored :])
+        found = _unpacked(self._drawn, self._chunks, table, self._best, flat[self._scored :])
+        for line, fault in self._faults.items():
+            sequence = self._drawn[line]
+            found.drawn[sequence] = attrs.evolve(found.drawn[sequence], fault=fault)
+        return found
 
 
 def _wanted(chunk: Chunk) -> range:
@@ -129,6 +137,7 @@ class Runner:
         self.model = model
         self.cache = cache
         self.sampler = Sampler(model.config.vocab_size, model.device)
+        self._masks = Masks(model.config.vocab_size, model.device)
         # By row, what was drawn last: the next step begins before the host knows it.
         self._last = torch.zeros(max_batch + 1, dtype=torch.int64, device=model.device)
         blocks_per_row = -(-max_context // cache.block_size)
@@ -162,11 +171,18 @@ class Runner:
     def launch(self, plan: Plan) -> InFlight:
         """Have the device compute the plan's tokens and draw; on a GPU, returns before it has.
 
-        The host synchronises with it in `InFlight.result` alone.
+        The host synchronises with it in `InFlight.result` alone. Masks of constrained sequences
+        are made on helper threads meanwhile, and waited for before the draw.
         """
         if self._programs and not plan.prefills and not any(map(_wanted, plan.decodes)):
-            return self._launch_program(plan)
+            sequences = tuple(chunk.sequence for chunk in plan.decodes)
+            with self._masks.filling(sequences) as mask:
+                return self._launch_program(plan, sequences, mask)
         batch = self._builder.build(plan)
+        with self._masks.filling(batch.drawn) as mask:
+            return self._launch_batch(plan, batch, mask)
+
+    def _launch_batch(self, plan: Plan, batch: Batch, mask: Mask | None) -> InFlight:
         if batch.owners is not None:
             drawn = self._last.index_select(0, batch.owners)
             batch.tokens = torch.where(batch.tokens < 0, drawn, batch.tokens)
@@ -176,17 +192,19 @@ class Runner:
         if batch.drawn:
             rows = hidden if batch.draws is None else hidden.index_select(0, batch.draws)
             logits = self.model.logits(rows)
-            tokens = self.sampler.draw(logits, batch.drawn)
+            tokens = self.sampler.draw(logits, batch.drawn, mask)
             self._last.index_copy_(0, self._rows_of(batch.drawn), tokens)
             parts.append(score(logits, tokens, best))
         parts += self._prompt_scores(batch, hidden, best)
         table = torch.cat(parts) if parts else None
-        return self._sent(plan, batch.drawn, batch.chunks, table, best, pool(hidden, batch.chunks))
+        pooled = pool(hidden, batch.chunks)
+        return self._sent(plan, batch.drawn, batch.chunks, table, best, pooled, mask)
 
-    def _launch_program(self, plan: Plan) -> InFlight:
+    def _launch_program(
+        self, plan: Plan, sequences: tuple[Sequence, ...], mask: Mask | None
+    ) -> InFlight:
         """A step of decode alone. What the program does not know of is drawn again from its
         logits."""
-        sequences = tuple(chunk.sequence for chunk in plan.decodes)
         count = len(sequences)
         program = next(program for program in self._programs if program.rows >= count)
         program.run(sequences)
@@ -196,10 +214,10 @@ class Runner:
         if best is not None or not plain:
             logits, tokens = program.logits[:count], table[:, 0].long()
             if not plain:
-                tokens = self.sampler.draw(logits, sequences)
+                tokens = self.sampler.draw(logits, sequences, mask)
                 self._last.index_copy_(0, self._rows_of(sequences), tokens)
             table = score(logits, tokens, best)
-        return self._sent(plan, sequences, plan.decodes, table, best)
+        return self._sent(plan, sequences, plan.decodes, table, best, mask=mask)
 
     def _sent(
         self,
@@ -209,6 +227,7 @@ class Runner:
         table: torch.Tensor | None,
         best: int | None,
         pooled: Items[torch.Tensor] = (),
+        mask: Mask | None = None,
     ) -> InFlight:
         """The step whose results are *table* and *pooled*, on their way to the host."""
         scored = 0 if table is None else table.numel()
@@ -221,7 +240,8 @@ class Runner:
         if self.model.device.type == "cuda":
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        return InFlight(plan, drawn, chunks, results, scored, best, copied)
+        faults = {} if mask is None else mask.faults
+        return InFlight(plan, drawn, chunks, results, scored, best, copied, faults)
 
     def _best(self, drawn: Items[Sequence], chunks: Items[Chunk]) -> int | None:
         """The widest row of logprobs that a sequence of the step asks for, or None."""
@@ -237,6 +257,10 @@ class Runner:
     @torch.inference_mode()
     def clear(self, blocks: Iterable[int]) -> None:
         self.cache.clear(list(blocks))
+
+    def close(self) -> None:
+        """No step follows."""
+        self._masks.close()
 
     def _prompt_scores(
         self, batch: Batch, hidden: torch.Tensor, best: int | None

@@ -15,6 +15,7 @@ from collections.abc import Sequence as Items
 import torch
 
 from cortex.engine.kernels.torch_draw import GREEDY_BELOW, invert
+from cortex.engine.masks import Mask
 from cortex.engine.penalties import Penalties
 from cortex.engine.sequence import Sequence
 
@@ -37,6 +38,7 @@ def is_plain(sequence: Sequence) -> bool:
         sampling.penalised
         or sampling.logit_bias
         or (drawn < request.min_tokens and not request.ignore_eos)
+        or request.constraint is not None
     )
 
 
@@ -52,12 +54,15 @@ class Sampler:
         """The sequence is over."""
         self._penalties.forget(sequence)
 
-    def draw(self, logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+    def draw(
+        self, logits: torch.Tensor, sequences: Items[Sequence], mask: Mask | None = None
+    ) -> torch.Tensor:
         """One token a row: ``(rows, vocabulary)`` fp32 logits to ``(rows,)`` int64 ids.
 
-        *logits* are left as they are.
+        *mask* is that of the constrained among *sequences*: what it forbids is not drawn whatever
+        else is asked for. *logits* are left as they are.
         """
-        logits = self._adjusted(logits, sequences)
+        logits = self._adjusted(logits, sequences, mask)
         warm = [
             i
             for i, sequence in enumerate(sequences)
@@ -72,8 +77,11 @@ class Sampler:
         drawn = self._random(logits.index_select(0, rows), [sequences[i] for i in warm])
         return tokens.index_copy_(0, rows, drawn)
 
-    def _adjusted(self, logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
-        """Penalties, then bias, then stop ids forbidden until ``min_tokens``."""
+    def _adjusted(
+        self, logits: torch.Tensor, sequences: Items[Sequence], mask: Mask | None
+    ) -> torch.Tensor:
+        """The mask (-inf stays that under what follows), penalties, then bias, then stop ids
+        forbidden until ``min_tokens`` where no constraint decides on them."""
         penalised = [i for i, s in enumerate(sequences) if s.request.sampling.penalised]
         places: list[tuple[int, int]] = []
         values: list[float] = []
@@ -83,12 +91,15 @@ class Sampler:
                 places.append((row, token))
                 values.append(bias)
             drawn = sequence.length - len(request.prompt)
-            if drawn < request.min_tokens and not request.ignore_eos:
+            held = request.constraint is None and not request.ignore_eos
+            if held and drawn < request.min_tokens:
                 places += [(row, token) for token in request.stop_ids if token < logits.shape[1]]
                 values += [-math.inf] * (len(places) - len(values))
-        if not penalised and not places:
+        if not penalised and not places and mask is None:
             return logits
         logits = logits.clone()
+        if mask is not None:
+            mask.apply(logits)
         if penalised:
             rows = self._ints(penalised)
             chosen = [sequences[i] for i in penalised]

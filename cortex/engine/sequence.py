@@ -77,7 +77,7 @@ class Sequence:
     def needs_tokens(self) -> bool:
         """Whether a step of it can be built only once every token before is known to the host."""
         sampling = self.request.sampling
-        return sampling.penalised or sampling.prompt_logprobs
+        return sampling.penalised or sampling.prompt_logprobs or self.request.constraint is not None
 
     @property
     def needs_every_position(self) -> bool:
@@ -99,11 +99,12 @@ class Sequence:
         self.tokens.append(token)
         self.pending = max(self.pending - 1, 0)
         request = self.request
-        if (
-            token in request.stop_ids
-            and not request.ignore_eos
-            and self.generated >= request.min_tokens
-        ):
+        stops = not request.ignore_eos and self.generated >= request.min_tokens
+        if request.constraint is not None:
+            stops = True
+            if request.constraint.ended:
+                return FinishReason.STOP
+        if stops and token in request.stop_ids:
             return FinishReason.STOP
         if len(self.tokens) >= self.limit:
             return FinishReason.LENGTH

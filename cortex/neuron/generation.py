@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from cortex.engine.constraint import Constraint
 from cortex.engine.request import (
     FinishReason,
     FirstToken,
@@ -60,6 +61,7 @@ class Completion:
     Where thinking has used its ``budget``, the engine's request is left, and another one carries on
     behind what was said and the closing, which counts as thinking; ``said`` are all those tokens.
     The prefix cache makes that cheap. Thinking that leaves no room for an answer is not ended.
+    ``answer`` makes the constraint of what follows, where the request has one.
     """
 
     index: int
@@ -68,6 +70,7 @@ class Completion:
     prompt_only: bool = False
     one_call: bool = False
     budget: ThinkingBudget | None = None
+    answer: Callable[[], Constraint] | None = None
     clock: Callable[[], float] = time.monotonic
     added_at: float = 0.0
     scheduled_at: float = 0.0
@@ -124,6 +127,8 @@ class Completion:
             resumed=len(self.said),
             max_tokens=self.request.max_tokens - len(self.said),
             min_tokens=max(0, self.request.min_tokens - len(self.said)),
+            # Not the old one: the engine may have drawn on before it heard of this.
+            constraint=None if self.answer is None else self.answer(),
         )
 
     def _take(self, batch: Sequence[object]) -> Update:
@@ -143,8 +148,9 @@ class Completion:
             self.tokens += 1
             self.said.append(event.token)
             self.last_at = self.clock()
-            # An EOS id ends the completion and is no part of its text.
-            if event.finish is not FinishReason.STOP:
+            # An EOS id ends the completion and is no part of its text; a token that makes it whole
+            # by its grammar is.
+            if event.finish is not FinishReason.STOP or event.token not in self.request.stop_ids:
                 deltas += self.parser.feed(event.token)
                 if event.logprob is not None:
                     logprobs.append(event.logprob)

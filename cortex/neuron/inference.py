@@ -10,12 +10,12 @@ from typing import Any
 import attrs
 import trio
 
-from cortex.errors import BadRequest
 from cortex.neuron.admission import Admission
 from cortex.neuron.chat_answers import ChatMessage, ChatStream, chat_body
 from cortex.neuron.completion_answers import CompletionShape, CompletionText, TokenTable
 from cortex.neuron.embedding import EmbeddingJob, embedding_body, embedding_job
 from cortex.neuron.generation import Completion, Update, run_all, timings, usage
+from cortex.neuron.grammars import Grammars
 from cortex.neuron.job import Caller, Job, chat_job, completion_job
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics
@@ -45,16 +45,16 @@ class Inference:
     metrics: NeuronMetrics
     pace: Pace
     created: Callable[[], float] = time.time
+    grammars: Grammars = attrs.field(factory=Grammars)
 
     async def chat(self, request: HttpRequest) -> Answer | StreamAnswer:
         asked = structure(json.load_object(request.body), ChatRequest)
-        _supported(asked)
         if asked.stream:
             return await self._streamed(
                 request, asked.model, lambda w: self._chat_stream(w, request, asked)
             )
         with self.lifecycle.lease(asked.model) as model:
-            job = chat_job(model, asked, await chat_prompt(model.text, asked), _caller(request))
+            job = await self._chat_job(model, asked, _caller(request))
             logprobs = bool(asked.logprobs)
             messages = [ChatMessage(model.text.tokenizer, logprobs) for _ in job.completions]
 
@@ -87,9 +87,7 @@ class Inference:
                 request, asked.model, lambda w: self._completion_stream(w, request, asked)
             )
         with self.lifecycle.lease(asked.model) as model:
-            job = completion_job(
-                model, asked, await completion_prompts(model.text, asked), _caller(request)
-            )
+            job = await self._completion_job(model, asked, _caller(request))
             texts = [_completion_text(model, asked, c) for c in job.completions]
 
             async def collect(index: int, update: Update) -> None:
@@ -118,6 +116,18 @@ class Inference:
                 await job.run(model.engine)
             return Answer(json.dumps(embedding_body(job, asked.model)))
 
+    async def _chat_job(self, model: LoadedModel, asked: ChatRequest, caller: Caller) -> Job:
+        guide = await self.grammars.chat(model.text, asked)
+        prompt = await chat_prompt(model.text, asked)
+        return chat_job(model, asked, prompt, caller, guide)
+
+    async def _completion_job(
+        self, model: LoadedModel, asked: CompletionRequest, caller: Caller
+    ) -> Job:
+        guide = await self.grammars.completion(model.text, asked)
+        prompts = await completion_prompts(model.text, asked)
+        return completion_job(model, asked, prompts, caller, guide)
+
     # Streams
 
     async def _streamed(
@@ -145,7 +155,7 @@ class Inference:
     ) -> None:
         with self.lifecycle.lease(asked.model) as model:
             caller = _caller(request)
-            job = chat_job(model, asked, await chat_prompt(model.text, asked), caller)
+            job = await self._chat_job(model, asked, caller)
             shape = ChatStream(
                 job.id,
                 asked.model,
@@ -170,8 +180,7 @@ class Inference:
         self, stream: _Openable, request: HttpRequest, asked: CompletionRequest
     ) -> None:
         with self.lifecycle.lease(asked.model) as model:
-            prompts = await completion_prompts(model.text, asked)
-            job = completion_job(model, asked, prompts, _caller(request))
+            job = await self._completion_job(model, asked, _caller(request))
             shape = CompletionShape(job.id, asked.model, int(self.created()), asked.include_usage)
             texts = [_completion_text(model, asked, c) for c in job.completions]
 
@@ -279,25 +288,3 @@ def _completion_text(
 
 def _caller(request: HttpRequest) -> Caller:
     return Caller.from_headers(request.headers)
-
-
-def _supported(asked: ChatRequest) -> None:
-    """Refuse what this build would silently not do."""
-    if asked.response_format is not None and asked.response_format.type != "text":
-        raise BadRequest(
-            "structured output is not supported by this build",
-            param="response_format",
-            code="unsupported_value",
-        )
-    if asked.structured:
-        raise BadRequest(
-            "structured output is not supported by this build",
-            param="structured",
-            code="unsupported_value",
-        )
-    if asked.tool_choice == "required" or isinstance(asked.tool_choice, dict):
-        raise BadRequest(
-            "a tool call cannot be forced by this build; tool_choice may be auto or none",
-            param="tool_choice",
-            code="unsupported_value",
-        )

@@ -11,6 +11,7 @@ import attrs
 from cortex.engine.request import Request
 from cortex.errors import BadRequest
 from cortex.neuron.generation import Completion, ThinkingBudget
+from cortex.neuron.grammars import Guide
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.params import budget, sampling_params
 from cortex.neuron.prompt import Prompt, output_parser
@@ -69,7 +70,13 @@ class Job:
         return sum(completion.tokens for completion in self.completions)
 
 
-def chat_job(model: LoadedModel, request: ChatRequest, prompt: Prompt, caller: Caller) -> Job:
+def chat_job(
+    model: LoadedModel,
+    request: ChatRequest,
+    prompt: Prompt,
+    caller: Caller,
+    guide: Guide | None = None,
+) -> Job:
     return _job(
         model,
         request,
@@ -77,16 +84,21 @@ def chat_job(model: LoadedModel, request: ChatRequest, prompt: Prompt, caller: C
         caller,
         f"chatcmpl-{secrets.token_hex(12)}",
         lambda prompt: output_parser(model.text, request, prompt),
+        guide,
     )
 
 
 def completion_job(
-    model: LoadedModel, request: CompletionRequest, prompts: Sequence[Prompt], caller: Caller
+    model: LoadedModel,
+    request: CompletionRequest,
+    prompts: Sequence[Prompt],
+    caller: Caller,
+    guide: Guide | None = None,
 ) -> Job:
     def parser(_: Prompt) -> OutputParser:
         return OutputParser(model.text.tokenizer, stops=request.stops, continues=True)
 
-    return _job(model, request, prompts, caller, f"cmpl-{secrets.token_hex(12)}", parser)
+    return _job(model, request, prompts, caller, f"cmpl-{secrets.token_hex(12)}", parser, guide)
 
 
 def _job(
@@ -96,6 +108,7 @@ def _job(
     caller: Caller,
     job_id: str,
     make_parser: Callable[[Prompt], OutputParser],
+    guide: Guide | None,
 ) -> Job:
     n = request.n or 1
     if len(prompts) * n > MAX_COMPLETIONS:
@@ -126,12 +139,14 @@ def _job(
                         caller=caller.name,
                         salt=caller.salt,
                         priority=caller.priority,
+                        constraint=None if guide is None else guide.constraint(prompt),
                     ),
                     make_parser(prompt),
                     prompt_only=allowed.max_tokens == 0,
                     one_call=isinstance(request, ChatRequest)
                     and request.parallel_tool_calls is False,
                     budget=_thinking_budget(model.text, request),
+                    answer=None if guide is None else guide.answer,
                 )
             )
     return Job(job_id, completions, [len(prompt.ids) for prompt in prompts])

@@ -110,6 +110,12 @@ class Tokenizer:
             self._bytes[token] = known
         return known
 
+    @property
+    def id_limit(self) -> int:
+        """One more than the largest id; more than ``vocab_size`` where ids are left out."""
+        ids: dict[str, int] = self._hf.get_vocab(with_added_tokens=True)
+        return 1 + max(ids.values(), default=-1)
+
     def token_id(self, token: str) -> int | None:
         """The id of the token spelled *token*, or None."""
         found: int | None = self._hf.token_to_id(token)

@@ -20,6 +20,11 @@ MAX_MESSAGES = 100_000
 TOOL_NAME = r"[a-zA-Z0-9_-]{1,128}"  # Anthropic's limit; OpenAI's own is 64
 
 
+def _choices(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not (value and all(value)):
+        raise FieldError("must hold at least one text, and none that is empty", field.name)
+
+
 @attrs.frozen
 class TextPart:
     text: str
@@ -97,9 +102,37 @@ class StreamOptions:
 
 
 @attrs.frozen
+class JsonSchema:
+    """``strict`` makes no difference: what is asked for is enforced."""
+
+    schema: dict[str, Any]
+    name: str | None = None
+    strict: bool | None = None
+
+
+@attrs.frozen
 class ResponseFormat:
     type: str = attrs.field(validator=limits.one_of("text", "json_object", "json_schema"))
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonSchema | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise FieldError("required field missing", "json_schema", "missing_required_parameter")
+
+
+@attrs.frozen
+class Structured:
+    """What the text of a completion must be: matched by a regular expression, one of several texts,
+    or in the language of a Lark grammar."""
+
+    regex: str | None = None
+    choice: tuple[str, ...] | None = attrs.field(default=None, validator=_choices)
+    grammar: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        given = [self.regex, self.choice, self.grammar]
+        if sum(value is not None for value in given) != 1:
+            raise FieldError("needs exactly one of regex, choice and grammar")
 
 
 @attrs.frozen
@@ -150,6 +183,7 @@ class SamplingFields:
     ignore_eos: bool | None = None
     min_tokens: int | None = attrs.field(default=None, validator=limits.at_least(0))
     on_overflow: str | None = attrs.field(default=None, validator=limits.one_of("clamp", "error"))
+    structured: Structured | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -183,7 +217,6 @@ class ChatRequest(SamplingFields):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     thinking: Thinking | None = None
-    structured: dict[str, Any] | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.max_tokens == 0 and self.max_completion_tokens is None:
@@ -194,6 +227,8 @@ class ChatRequest(SamplingFields):
             )
         if self.top_logprobs and not self.logprobs:
             raise FieldError("needs logprobs: true", "top_logprobs")
+        if self.structured is not None and self.structured_format is not None:
+            raise FieldError("cannot be combined with response_format", "structured")
         self._check_tools()
 
     def _check_tools(self) -> None:
@@ -210,6 +245,12 @@ class ChatRequest(SamplingFields):
             name = function.get("name") if isinstance(function, dict) else None
             if name not in names:
                 raise FieldError("names a tool that is not in tools", "tool_choice")
+
+    @property
+    def structured_format(self) -> ResponseFormat | None:
+        """``response_format`` where it asks for more than text."""
+        asked = self.response_format
+        return None if asked is None or asked.type == "text" else asked
 
     @property
     def completion_limit(self) -> int | None:

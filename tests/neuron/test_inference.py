@@ -361,23 +361,3 @@ async def test_each_request_writes_one_line_without_its_text(
     assert all(each["model"] == MODEL and each["completion"] == 3 for each in fields)
     assert "private" not in str(fields)
     assert "one two" not in str(fields)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"response_format": {"type": "json_object"}},
-        {"structured": {"regex": "a"}},
-        {"tools": [WEATHER], "tool_choice": "required"},
-        {
-            "tools": [WEATHER],
-            "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
-        },
-    ],
-    ids=lambda fields: next(iter(fields)),
-)
-async def test_what_this_build_cannot_do_is_said_and_not_skipped(fields: dict[str, Any]) -> None:
-    async with served() as neuron:
-        answer = await neuron.client.post(ROUTE, json=body(**fields))
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "unsupported_value"
