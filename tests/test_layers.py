@@ -42,7 +42,7 @@ MAY_NOT_USE = {
     "config": NETWORK | MODELS,
     "translate": NETWORK | MODELS,
     "text": NETWORK | {"torch"},
-    "engine": NETWORK | {"tokenizers", "jinja2", "transformers", "huggingface_hub"},
+    "engine": NETWORK | {"tokenizers", "jinja2", "transformers", "huggingface_hub", "llguidance"},
     "neuron": {"transformers"},
     "gateway": MODELS,
     "cli": {"torch", "tokenizers", "transformers", "numpy"},

@@ -28,7 +28,7 @@ from cortex.neuron.model_text import ModelText
 from cortex.neuron.prompt import Prompt, offered_tools
 from cortex.text.grammar import source
 from cortex.text.grammar.compiler import Grammar, GrammarCompiler
-from cortex.text.grammar.limits import TOO_COMPLEX, check_schema
+from cortex.text.grammar.limits import TOO_COMPLEX
 from cortex.text.grammar.source import Source
 from cortex.text.grammar.thinking import AfterThinking, Phase, ThinkingTokens
 from cortex.text.tokenizer import Tokenizer
@@ -210,8 +210,6 @@ def _voluntary(
 
 def _calls(text: ModelText, tools: Sequence[dict[str, Any]], *, parallel: bool) -> Source:
     assert text.tool_format is not None
-    for tool in tools:
-        check_schema(tool["function"].get("parameters") or {}, "tools")
     special = text.tokenizer.control.get
     written = call_grammar(text.tool_format, tools, parallel=parallel, special=special)
     return source.lark(written, "tools")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cortex.errors import BadRequest
+from cortex.text.grammar.weight import check_weight
 
 MAX_TEXT = 256 << 10  # characters of a schema as JSON, or of a Lark grammar
 MAX_PATTERN = 32 << 10  # characters of a regular expression
@@ -43,6 +44,8 @@ _PATTERN_TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_LARK_SCHEMA = re.compile(r"%json\s*")
+_JSON = json.JSONDecoder()
 _LARK_PATTERN = re.compile(r"/((?:[^/\\\n]|\\.)+)/")
 
 
@@ -52,6 +55,8 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
     stack: list[tuple[Any, int]] = [(schema, 1)]
     while stack:
         value, depth = stack.pop()
+        if not isinstance(value, Mapping | list | tuple):
+            continue
         if depth > MAX_DEPTH:
             raise _too_much(f"the schema is nested deeper than {MAX_DEPTH} levels", param)
         if isinstance(value, Mapping):
@@ -61,7 +66,7 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
             for pattern in _patterns(value):
                 check_pattern(pattern, param)
             stack += [(member, depth + 1) for member in value.values()]
-        elif isinstance(value, list | tuple):
+        else:
             stack += [(item, depth + 1) for item in value]
     if enums > MAX_ENUM:
         raise _too_much(f"the schema has {enums} enum values, at most {MAX_ENUM} allowed", param)
@@ -69,6 +74,7 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
         raise _too_much(
             f"the schema has {properties} properties, at most {MAX_PROPERTIES} allowed", param
         )
+    check_weight(schema, param, TOO_COMPLEX)
     if len(json.dumps(schema)) > MAX_TEXT:
         raise _too_much(f"the schema is longer than {MAX_TEXT >> 10} KiB", param)
 
@@ -84,11 +90,19 @@ def check_pattern(pattern: str, param: str) -> None:
 
 
 def check_lark(text: str, param: str) -> None:
-    """`BadRequest` when the Lark grammar, or a pattern that is part of it, is beyond the limits."""
+    """`BadRequest` when the Lark grammar, or a pattern or a schema that is part of it, is beyond
+    the limits."""
     if len(text) > MAX_TEXT:
         raise _too_much(f"the grammar is longer than {MAX_TEXT >> 10} KiB", param)
     for match in _LARK_PATTERN.finditer(text):
         check_pattern(match[1], param)
+    for match in _LARK_SCHEMA.finditer(text):
+        try:
+            schema, _ = _JSON.raw_decode(text, match.end())
+        except (ValueError, RecursionError) as exc:
+            raise BadRequest("what follows %json is no JSON", param=param) from exc
+        if isinstance(schema, dict):
+            check_schema(schema, param)
 
 
 def expansion(pattern: str) -> int:
