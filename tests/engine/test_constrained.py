@@ -7,8 +7,10 @@ import random
 import numpy as np
 import pytest
 from fakes.requests import GREEDY, ask, drain, tokens_of
+from fakes.static_ops import EagerCapture, StaticOps
 
 from cortex.engine.constraint import Words
+from cortex.engine.load import checkpoint
 from cortex.engine.request import FinishReason, RequestFailed, SamplingParams, TokenEvent
 
 VOCAB = 97
@@ -72,10 +74,23 @@ def prompt_of(i: int, length: int = 30) -> list[int]:
     return [(7 * i + j) % VOCAB for j in range(length)]
 
 
+@pytest.fixture(params=["operations", "programs"])
+def way(request, monkeypatch):
+    """How a step of nothing but decode runs: operation by operation, or as a captured program."""
+    if request.param == "programs":
+        made = EagerCapture()
+        monkeypatch.setattr(checkpoint, "choose", StaticOps)
+        monkeypatch.setattr(checkpoint, "capture_for", lambda device, ops: made)
+    return request.param
+
+
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("budget", [3, 64, 512])
 @pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
-def test_every_output_is_in_the_language_whatever_the_batch(open_tiny, budget, sampling):
-    engine = open_tiny(max_batch=min(budget, 6), max_batch_tokens=budget)
+def test_every_output_is_in_the_language_whatever_the_batch(
+    open_tiny, way, budget, sampling, overlap
+):
+    engine = open_tiny(max_batch=min(budget, 6), max_batch_tokens=budget, overlap=overlap)
     constraints = [Counting(1 + i % 5) for i in range(9)]
     for i, constraint in enumerate(constraints):
         engine.add(constrained(f"c{i}", prompt_of(i, 5 + 9 * i), constraint, sampling=sampling))
@@ -106,14 +121,15 @@ def test_the_free_beside_the_constrained_draw_what_they_draw_alone(open_tiny):
 
 
 @pytest.mark.slow
-def test_a_preempted_sequence_keeps_its_place_in_the_language(open_tiny):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_preempted_sequence_keeps_its_place_in_the_language(open_tiny, overlap):
     sampling = SamplingParams(temperature=1.5, seed=3)
     wanted = []
     alone = open_tiny()
     for i in range(6):
         alone.add(constrained(str(i), prompt_of(i), Counting(45), sampling=sampling))
         wanted.append(tokens_of(drain(alone)[str(i)]))
-    crowded = open_tiny(blocks=8, max_batch=6, max_batch_tokens=64)
+    crowded = open_tiny(blocks=8, max_batch=6, max_batch_tokens=64, overlap=overlap)
     constraints = [Counting(45) for _ in range(6)]
     for i, constraint in enumerate(constraints):
         crowded.add(constrained(str(i), prompt_of(i), constraint, sampling=sampling))
@@ -190,9 +206,10 @@ def test_logprobs_are_the_models_own(open_tiny):
     assert held.logprob <= free.top[0][1]
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("at", [0, 3])
-def test_a_constraint_that_fails_ends_its_request_alone(open_tiny, at):
-    engine = open_tiny()
+def test_a_constraint_that_fails_ends_its_request_alone(open_tiny, way, at, overlap):
+    engine = open_tiny(overlap=overlap)
     engine.add(constrained("bad", prompt_of(1), Counting(3, fault_at=at)))
     engine.add(constrained("good", prompt_of(2), Counting(3)))
     events = drain(engine)

@@ -14,6 +14,7 @@ from cortex.wire.embeddings import packed
 
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ENTRY = CatalogueEntry("m", source="org/m", vram_mb=1000)
 
 
@@ -160,6 +161,30 @@ async def test_fields_nobody_knows_are_passed_on(served, neuron):
     answer = await served.client.post(CHAT, json=chat(new_field={"a": 1}, reasoning_effort="low"))
     assert answer.status_code == 200
     assert neuron.last(CHAT).json["new_field"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}},
+        {"response_format": {"type": "json_object"}},
+        {"structured": {"regex": "a+"}},
+        {"structured": {"choice": ["a", "b"]}},
+        {"structured": {"grammar": "start: A"}},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ],
+)
+async def test_wishes_for_structure_reach_the_neuron(served, neuron, fields):
+    answer = await served.client.post(CHAT, json=chat(**fields))
+    assert answer.status_code == 200
+    assert fields.items() <= neuron.last(CHAT).json.items()
+
+
+async def test_a_raw_completions_structure_reaches_the_neuron(served, neuron):
+    body = {"model": "m", "prompt": "Once", "structured": {"regex": "a"}}
+    assert (await served.client.post(COMPLETIONS, json=body)).status_code == 200
+    assert neuron.last(COMPLETIONS).json["structured"] == {"regex": "a"}
 
 
 async def test_of_duplicate_keys_the_last_wins_in_what_is_sent(served, neuron):

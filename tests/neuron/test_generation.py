@@ -265,3 +265,22 @@ def test_usage_counts_each_prompt_once_and_every_completion() -> None:
 def test_usage_tells_reasoning_where_there_was_some() -> None:
     told = usage([10], [counted(0, 3, 0, 2), counted(1, 3, 0, 1)])
     assert told["completion_tokens_details"] == {"reasoning_tokens": 3}
+
+
+async def test_a_token_that_makes_a_completion_whole_is_part_of_its_text() -> None:
+    """The engine ends with STOP, and not by one of the model's ends."""
+
+    class Whole(ScriptedEngine):
+        def _next(self, request: Request, done: int) -> Event:  # type: ignore[override]
+            event = super()._next(request, done)
+            assert isinstance(event, TokenEvent)
+            if done == 1:
+                self.running.pop(request.id, None)
+                return attrs.evolve(event, finish=FinishReason.STOP)
+            return event
+
+    (first, second, *_) = script = ids("one two three")
+    one = completion()
+    updates = await said(Whole(script=script), one)
+    assert text_of(updates) == demo_text().tokenizer.decode([first, second])
+    assert (one.finish, one.tokens) == ("stop", 2)

@@ -80,6 +80,27 @@ def function(name):
         ({"tool_choice": function("b"), "tools": [function("a")]}, "tool_choice"),
         ({"tool_choice": 5}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": "{}"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"structured": {}}, "structured"),
+        ({"structured": {"regex": "a", "choice": ["a"]}}, "structured"),
+        ({"structured": {"regex": 5}}, "structured.regex"),
+        ({"structured": {"choice": []}}, "structured.choice"),
+        ({"structured": {"choice": ["a", ""]}}, "structured.choice"),
+        ({"structured": {"choice": ["a", 5]}}, "structured.choice[1]"),
+        ({"structured": {"grammar": ["start: A"]}}, "structured.grammar"),
+        ({"structured": "a"}, "structured"),
+        (
+            {"structured": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured",
+        ),
         ({"reasoning_effort": "heroic"}, "reasoning_effort"),
         ({"on_overflow": "explode"}, "on_overflow"),
         ({"thinking": {"budget_tokens": 0}}, "thinking.budget_tokens"),
@@ -190,3 +211,14 @@ def test_anything_is_taken_or_a_bad_request(body, whole):
         except BadRequest:
             continue
         assert isinstance(found, cls)
+
+
+def test_structure_is_asked_for_in_one_of_its_forms():
+    schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+    asked = chat(response_format=schema).structured_format
+    assert (asked.json_schema.schema, asked.json_schema.strict) == ({"type": "object"}, None)
+    assert chat(response_format={"type": "json_object"}).structured_format is not None
+    assert chat(response_format={"type": "text"}).structured_format is None
+    text = chat(response_format={"type": "text"}, structured={"choice": ["a", "b"]})
+    assert text.structured.choice == ("a", "b")
+    assert chat(structured={"regex": "a", "choice": None}).structured.regex == "a"
