@@ -55,6 +55,7 @@ class CatalogueEntry:
     context: int | None = attrs.field(default=None, validator=values.at_least(1))
     keep_alive: Seconds | None = None
     tensor_parallel: int | None = attrs.field(default=None, validator=values.at_least(1))
+    tool_format: str | None = None
     capabilities: tuple[str, ...] = attrs.field(default=(), validator=_capabilities)
     limit: dict[str, int] | None = attrs.field(default=None, validator=_limit)
     cost: dict[str, float] | None = attrs.field(default=None, validator=_cost)

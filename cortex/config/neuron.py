@@ -24,6 +24,7 @@ class DefaultModel:
     context: int | None = attrs.field(default=None, validator=values.at_least(1))
     devices: tuple[int, ...] | None = attrs.field(default=None, validator=values.device_indices)
     tensor_parallel: int | None = attrs.field(default=None, validator=values.at_least(1))
+    tool_format: str | None = None
     harness: str | None = attrs.field(default=None, validator=values.one_of(HARNESS))
 
     @classmethod

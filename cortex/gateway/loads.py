@@ -301,6 +301,7 @@ def _request(model_id: str, entry: CatalogueEntry | None, placement: Placement) 
         context=entry.context,
         devices=placement.devices,
         tensor_parallel=entry.tensor_parallel,
+        tool_format=entry.tool_format,
     )
 
 

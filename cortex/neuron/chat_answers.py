@@ -39,11 +39,15 @@ def finite(logprob: float) -> float:
     return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
 
 
-def delta_body(delta: Delta) -> dict[str, Any]:
+def delta_body(delta: Delta, *, legacy: bool = False) -> dict[str, Any]:
+    """The delta of a chunk. ``legacy``: a call is told as ``function_call``."""
     if isinstance(delta, ContentDelta):
         return {"content": delta.text}
     if isinstance(delta, ReasoningDelta):
         return {"reasoning_content": delta.text}
+    if legacy:
+        named = {} if delta.name is None else {"name": delta.name}
+        return {"function_call": {**named, "arguments": delta.arguments}}
     call: dict[str, Any] = {"index": delta.index}
     if delta.id is not None:
         call |= {"id": delta.id, "type": "function"}
@@ -56,7 +60,7 @@ def delta_body(delta: Delta) -> dict[str, Any]:
 @attrs.define(eq=False)
 class ChatStream:
     """The frames of one streamed chat completion. *early_usage* puts the prompt's count on the
-    first chunk, which gateways ask for."""
+    first chunk, which gateways ask for. *legacy*: see `delta_body`."""
 
     id: str
     model: str
@@ -66,6 +70,7 @@ class ChatStream:
     include_usage: bool
     prompt_tokens: int
     early_usage: bool
+    legacy: bool = False
 
     def opening(self, choices: int) -> bytes:
         """The role chunk of each choice."""
@@ -87,7 +92,7 @@ class ChatStream:
 
     def update(self, index: int, update: Update) -> bytes:
         """The frames of one step of choice *index*, without its finish."""
-        bodies = [delta_body(delta) for delta in update.deltas]
+        bodies = [delta_body(delta, legacy=self.legacy) for delta in update.deltas]
         entries = [logprob_entry(self.tokenizer, entry) for entry in update.logprobs]
         if entries and not bodies:
             bodies = [{}]  # the token's text is held back, its logprob is not
@@ -102,7 +107,7 @@ class ChatStream:
 
     def finish(self, completion: Completion, timings: Timings | None) -> bytes:
         """The chunk with the finish reason; the last choice's carries the timings."""
-        choice = self._choice(completion.index, {}, completion.finish)
+        choice = self._choice(completion.index, {}, _finish(completion, self.legacy))
         choice["stop_reason"] = completion.parser.matched_stop
         chunk = self._chunk(choice)
         if timings is not None:
@@ -139,6 +144,7 @@ class ChatMessage:
 
     tokenizer: Tokenizer
     logprobs: bool
+    legacy: bool = False
     content: list[str] = attrs.field(factory=list)
     reasoning: list[str] = attrs.field(factory=list)
     calls: list[dict[str, Any]] = attrs.field(factory=list)
@@ -170,15 +176,21 @@ class ChatMessage:
         }
         if self.reasoning:
             message["reasoning_content"] = "".join(self.reasoning)
-        if self.calls:
+        if self.calls and self.legacy:
+            message["function_call"] = self.calls[0]["function"]
+        elif self.calls:
             message["tool_calls"] = self.calls
         return {
             "index": completion.index,
             "message": message,
             "logprobs": {"content": self.entries, "refusal": None} if self.logprobs else None,
-            "finish_reason": completion.finish,
+            "finish_reason": _finish(completion, self.legacy),
             "stop_reason": completion.parser.matched_stop,
         }
+
+
+def _finish(completion: Completion, legacy: bool) -> str | None:
+    return "function_call" if legacy and completion.finish == "tool_calls" else completion.finish
 
 
 def chat_body(

@@ -56,7 +56,7 @@ class ThinkingBudget:
 @attrs.define(eq=False)
 class Completion:
     """One completion under way, and its numbers. ``prompt_only``: its one token, which the engine
-    draws in any case, was not asked for. ``one_call``: it ends with its first tool call.
+    draws in any case, was not asked for.
 
     Where thinking has used its ``budget``, the engine's request is left, and another one carries on
     behind what was said and the closing, which counts as thinking; ``said`` are all those tokens.
@@ -68,7 +68,6 @@ class Completion:
     request: Request
     parser: OutputParser
     prompt_only: bool = False
-    one_call: bool = False
     budget: ThinkingBudget | None = None
     answer: Callable[[], Constraint] | None = None
     clock: Callable[[], float] = time.monotonic
@@ -154,11 +153,8 @@ class Completion:
                 deltas += self.parser.feed(event.token)
                 if event.logprob is not None:
                     logprobs.append(event.logprob)
-            ended = self.parser.matched_stop is not None or (
-                self.one_call and self.parser.call_complete
-            )
-            if event.finish is not None or ended:
-                deltas += self.parser.finish()
+            if event.finish is not None or self.parser.ended:
+                deltas += self.parser.finish(cut=event.finish is FinishReason.LENGTH)
                 self.finish = self._reason(event.finish)
             if self.finish is not None or self._thought_enough():
                 break
@@ -170,10 +166,13 @@ class Completion:
         self.first_at = self.clock()
 
     def _reason(self, finish: FinishReason | None) -> str:
-        if self.parser.matched_stop is not None:
-            return "stop"
-        if self.parser.tool_calls and finish is not FinishReason.LENGTH:
+        """A client that is told of calls goes by ``tool_calls`` whether to run them: it is told so
+        unless the last of them may be cut off."""
+        ended = self.parser.ended
+        if self.parser.tool_calls and (ended or finish is not FinishReason.LENGTH):
             return "tool_calls"
+        if ended:
+            return "stop"
         return str(finish or FinishReason.STOP)
 
 

@@ -25,14 +25,14 @@ import trio
 from cortex.engine.constraint import Constraint
 from cortex.errors import BadRequest, Overloaded
 from cortex.neuron.model_text import ModelText
-from cortex.neuron.prompt import Prompt, offered_tools
+from cortex.neuron.prompt import Prompt, callable_tools
 from cortex.text.grammar import source
 from cortex.text.grammar.compiler import Grammar, GrammarCompiler
 from cortex.text.grammar.limits import TOO_COMPLEX
 from cortex.text.grammar.source import Source
 from cortex.text.grammar.thinking import AfterThinking, Phase, ThinkingTokens
 from cortex.text.tokenizer import Tokenizer
-from cortex.text.tools.grammars import call_grammar
+from cortex.text.tools.grammars import begins_with_token, call_grammar
 from cortex.wire.openai import ChatRequest, CompletionRequest, Structured
 
 COMPILE_SECONDS = 10.0
@@ -94,18 +94,10 @@ class Grammars:
     async def chat(self, text: ModelText, request: ChatRequest) -> Guide | None:
         """What *request* is held to, None where it may answer freely. `BadRequest` names the field
         that cannot be enforced."""
-        choice = request.tool_choice
-        if isinstance(choice, dict) and choice.get("type") != "function":
-            raise BadRequest(
-                "tool_choice may be none, auto, required or name a function",
-                param="tool_choice",
-                code="unsupported_value",
-            )
         if not (
             request.structured_format
             or request.structured
-            or choice == "required"
-            or isinstance(choice, dict)
+            or request.choice.forced
             or any(tool.function and tool.function.strict for tool in request.tools or ())
         ):
             return None
@@ -147,14 +139,10 @@ class Grammars:
 
 def chat_source(text: ModelText, request: ChatRequest) -> Source | None:
     """The grammar of *request*'s answers; None where everything is allowed."""
-    tools = offered_tools(request.tools, request.tool_choice) or []
-    choice = request.tool_choice
-    parallel = request.parallel_tool_calls is not False
-    if isinstance(choice, dict):
-        name = choice["function"]["name"]
-        named = [tool for tool in tools if tool["function"]["name"] == name]
-        return _forced(text, named, parallel=False)
-    if choice == "required":
+    tools = callable_tools(request)
+    choice = request.choice
+    parallel = request.parallel_tool_calls is not False and choice.named is None
+    if choice.forced:
         return _forced(text, tools, parallel=parallel)
     content = _content(request)
     strict = any(tool["function"].get("strict") for tool in tools)
@@ -165,8 +153,9 @@ def chat_source(text: ModelText, request: ChatRequest) -> Source | None:
         return content
     if content is not None:
         return source.either(content, calls)
-    opener = text.tool_format.open if text.tool_format else ""
-    return source.after_text(calls) if opener in text.tokenizer.control else None
+    assert text.tool_format is not None
+    told_apart = begins_with_token(text.tool_format, text.tokenizer.control.get)
+    return source.after_text(calls) if told_apart else None
 
 
 def _content(request: ChatRequest) -> Source | None:

@@ -56,7 +56,9 @@ class Inference:
         with self.lifecycle.lease(asked.model) as model:
             job = await self._chat_job(model, asked, _caller(request))
             logprobs = bool(asked.logprobs)
-            messages = [ChatMessage(model.text.tokenizer, logprobs) for _ in job.completions]
+            messages = [
+                ChatMessage(model.text.tokenizer, logprobs, asked.legacy) for _ in job.completions
+            ]
 
             async def collect(index: int, update: Update) -> None:
                 messages[index].add(update)
@@ -165,6 +167,7 @@ class Inference:
                 include_usage=asked.include_usage,
                 prompt_tokens=sum(job.prompt_tokens),
                 early_usage=caller.by_gateway,
+                legacy=asked.legacy,
             )
 
             async def send(index: int, update: Update) -> None:

@@ -14,13 +14,14 @@ from cortex.neuron.generation import Completion, ThinkingBudget
 from cortex.neuron.grammars import Guide
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.params import budget, sampling_params
-from cortex.neuron.prompt import Prompt, output_parser
+from cortex.neuron.prompt import Prompt, forbidden_tokens, output_parser
 from cortex.neuron.residents import LoadedModel
 from cortex.text.deltas import OutputParser
 from cortex.wire.neuron import CALLER_HEADER, PRIORITY_HEADER, SALT_HEADER
 from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
 
 MAX_COMPLETIONS = 128  # of one request: prompts times n
+FORBIDDEN = -100.0  # the bias of a token that must not be drawn
 PRIORITY = re.compile(r"-?[0-9]{1,5}")
 
 
@@ -85,6 +86,7 @@ def chat_job(
         f"chatcmpl-{secrets.token_hex(12)}",
         lambda prompt: output_parser(model.text, request, prompt),
         guide,
+        forbidden_tokens(model.text, request),
     )
 
 
@@ -109,6 +111,7 @@ def _job(
     job_id: str,
     make_parser: Callable[[Prompt], OutputParser],
     guide: Guide | None,
+    forbidden: frozenset[int] = frozenset(),
 ) -> Job:
     n = request.n or 1
     if len(prompts) * n > MAX_COMPLETIONS:
@@ -117,6 +120,10 @@ def _job(
             param="n",
         )
     params = sampling_params(request, model.text.defaults, model.text.tokenizer.vocab_size)
+    if forbidden:
+        params = attrs.evolve(
+            params, logit_bias=(*params.logit_bias, *((i, FORBIDDEN) for i in sorted(forbidden)))
+        )
     completions: list[Completion] = []
     for prompt in prompts:
         allowed = budget(request, len(prompt.ids), model.max_context)
@@ -143,8 +150,6 @@ def _job(
                     ),
                     make_parser(prompt),
                     prompt_only=allowed.max_tokens == 0,
-                    one_call=isinstance(request, ChatRequest)
-                    and request.parallel_tool_calls is False,
                     budget=_thinking_budget(model.text, request),
                     answer=None if guide is None else guide.answer,
                 )

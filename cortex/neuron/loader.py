@@ -29,6 +29,7 @@ from cortex.neuron.model_place import is_gguf
 from cortex.neuron.model_text import ModelText, TextShelf
 from cortex.neuron.residents import Facts, LoadedModel, Resident, capabilities
 from cortex.service import logs
+from cortex.text.tools.formats import BY_NAME, ToolFormat
 from cortex.wire import neuron as wire
 
 log = logs.get("neuron.load")
@@ -68,6 +69,7 @@ def check_options(request: wire.LoadRequest) -> None:
             "tensor parallelism is not supported by this build; tensor_parallel must be 1",
             param="tensor_parallel",
         )
+    _tool_format(request)
 
 
 @attrs.define(eq=False)
@@ -97,7 +99,7 @@ class Loader:
         request = resident.request
         log.info("loading", model=request.model_id, source=request.source or request.model_id)
         place = await self._resolve(request, "all", resident.report)
-        text = await self._texts.text(place)
+        text = await self._text(request, place)
         slot, plan, reservation = await self._allot(request, place)
         with reservation:
             resident.slot, resident.text = slot, text
@@ -127,7 +129,7 @@ class Loader:
         check_options(request)
         slots = candidates(self.slots, request.devices)
         place = await self._resolve(request, "metadata", _unheard)
-        text = await self._texts.text(place)
+        text = await self._text(request, place)
         _, plan = await self._plan(request, place, slots)
         return wire.Estimate(
             model_id=request.model_id,
@@ -147,7 +149,12 @@ class Loader:
 
     async def text(self, request: wire.LoadRequest) -> ModelText:
         """Tokenizer and template; no weights are read."""
-        return await self._texts.text(await self._resolve(request, "metadata", _unheard))
+        return await self._text(request, await self._resolve(request, "metadata", _unheard))
+
+    async def _text(self, request: wire.LoadRequest, place: Path) -> ModelText:
+        tool_format = _tool_format(request)
+        text = await self._texts.text(place)
+        return text if tool_format is None else text.writing(tool_format)
 
     async def _resolve(
         self, request: wire.LoadRequest, files: Files, progress: ReportProgress
@@ -210,6 +217,19 @@ def _quant(request: wire.LoadRequest, place: Path, plan: LoadPlan) -> str | None
     """What a GGUF file is called, else what was asked for, else what most weights are kept in."""
     named = label_of(place.name) if is_gguf(place) else ""
     return named or request.quant or plan.quant
+
+
+def _tool_format(request: wire.LoadRequest) -> ToolFormat | None:
+    """The format that *request* names; None where it leaves that to the chat template."""
+    name = request.tool_format
+    if name is None:
+        return None
+    if name not in BY_NAME:
+        raise UnsupportedLoad(
+            f"there is no tool format '{clip(name)}'; known are {', '.join(BY_NAME)}",
+            param="tool_format",
+        )
+    return BY_NAME[name]
 
 
 def _unheard(stage: str, done: int, total: int) -> None:

@@ -52,6 +52,11 @@ class ModelText:
     infill: InfillFormat | None = None  # how it is asked to fill a gap
     embedding: EmbeddingRecipe = attrs.field(factory=EmbeddingRecipe)
 
+    def writing(self, tool_format: ToolFormat) -> ModelText:
+        """The same, of a model that writes its calls in *tool_format*."""
+        shows_tools = self.template is not None and self.template.features.tools
+        return attrs.evolve(self, tool_format=tool_format, tool_call=shows_tools)
+
 
 ReadText = Callable[[Path], ModelText]
 

@@ -13,6 +13,7 @@ import attrs
 from cortex.engine.load.generation import GenerationDefaults
 from cortex.engine.request import SamplingParams
 from cortex.errors import BadRequest, ContextLengthExceeded
+from cortex.text.template import EFFORTS, TemplateFeatures
 from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
 
 FALLBACK_TEMPERATURE = 0.7
@@ -86,13 +87,21 @@ def budget(request: SamplingFields, prompt_tokens: int, context: int) -> Budget:
     return Budget(min(wanted, room), clamped=wanted > room)
 
 
-def thinking_kwargs(kwargs: dict[str, object] | None, effort: str | None) -> dict[str, object]:
-    """Template arguments; ``reasoning_effort`` none or minimal turns thinking off, others on,
-    unless the client said so itself in ``chat_template_kwargs``."""
+def thinking_kwargs(
+    kwargs: dict[str, object] | None, effort: str | None, features: TemplateFeatures
+) -> dict[str, object]:
+    """Template arguments. ``reasoning_effort`` none or minimal turns thinking off, others on, by
+    the switches that the template reads; one that reads the effort itself is given the nearest that
+    it takes. What the client said itself in ``chat_template_kwargs`` wins."""
     resolved = dict(kwargs or {})
-    if effort is not None:
-        resolved.setdefault("enable_thinking", effort not in ("none", "minimal"))
-        resolved.setdefault("reasoning_effort", effort)
+    if effort is None:
+        return resolved
+    for switch in features.switches:
+        resolved.setdefault(switch, effort not in ("none", "minimal"))
+    if features.efforts:
+        wanted = EFFORTS.index(effort)
+        nearest = min(features.efforts, key=lambda e: abs(EFFORTS.index(e) - wanted))
+        resolved.setdefault("reasoning_effort", nearest)
     return resolved
 
 

@@ -16,6 +16,7 @@ from cortex.errors import BadRequest, TemplateError, clip
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.params import thinking_kwargs
 from cortex.text.deltas import OutputParser
+from cortex.text.tools.offer import Offer
 from cortex.wire.embeddings import EmbeddingRequest
 from cortex.wire.openai import (
     ChatRequest,
@@ -24,8 +25,9 @@ from cortex.wire.openai import (
     Message,
     TextPart,
     TokenizeRequest,
-    Tool,
+    ToolCall,
 )
+from cortex.wire.tools import NONE, Tool, ToolChoice
 
 RENDER_SECONDS = 30.0
 
@@ -47,7 +49,7 @@ async def chat_prompt(text: ModelText, request: ChatRequest | TokenizeRequest) -
     if text.template is None:
         raise BadRequest("this model has no chat template: use /v1/completions", param="messages")
     messages = [_message(m, i) for i, m in enumerate(request.messages or ())]
-    tools = offered_tools(request.tools, request.tool_choice)
+    tools = offered_tools(request.tools, request.choice)
     final = bool(request.continue_final_message)
     if final and (not messages or messages[-1]["role"] != "assistant"):
         raise BadRequest(
@@ -63,7 +65,9 @@ async def chat_prompt(text: ModelText, request: ChatRequest | TokenizeRequest) -
             tools=tools,
             add_generation_prompt=not final if adding is None else adding and not final,
             continue_final_message=final,
-            kwargs=thinking_kwargs(request.chat_template_kwargs, request.reasoning_effort),
+            kwargs=thinking_kwargs(
+                request.chat_template_kwargs, request.reasoning_effort, template.features
+            ),
         )
 
     ids = tuple(await _in_thread(render))
@@ -118,9 +122,12 @@ async def plain_prompt(text: ModelText, prompt: str) -> Prompt:
     return Prompt(tuple(await _in_thread(lambda: text.tokenizer.encode_completion(prompt))))
 
 
-def offered_tools(tools: tuple[Tool, ...] | None, choice: Any) -> list[dict[str, Any]] | None:
-    """The function tools for the template; none where the request forbids calls."""
-    if choice == "none":
+def offered_tools(
+    tools: tuple[Tool, ...] | None, choice: ToolChoice
+) -> list[dict[str, Any]] | None:
+    """The function tools for the template; none where the request forbids calls, only the allowed
+    ones where it says which."""
+    if choice.mode == NONE:
         return None
     functions = [
         {
@@ -129,19 +136,39 @@ def offered_tools(tools: tuple[Tool, ...] | None, choice: Any) -> list[dict[str,
         }
         for tool in tools or ()
         if tool.function is not None
+        and (choice.allowed is None or tool.function.name in choice.allowed)
     ]
     return functions or None
 
 
+def callable_tools(request: ChatRequest) -> list[dict[str, Any]]:
+    """The tools of *request* that its answer may call: a named one alone, though all are shown."""
+    named = request.choice.named
+    tools = offered_tools(request.tools, request.choice) or []
+    return [tool for tool in tools if named is None or tool["function"]["name"] == named]
+
+
+def forbidden_tokens(text: ModelText, request: ChatRequest) -> frozenset[int]:
+    """Tokens that would begin a call where *request* forbids calls: a model may go on calling as
+    it has done before in the conversation, although it is shown no tools."""
+    if request.choice.mode != NONE or text.tool_format is None:
+        return frozenset()
+    ids = map(text.tokenizer.token_id, text.tool_format.markers)
+    return frozenset(i for i in ids if i is not None)
+
+
 def output_parser(text: ModelText, request: ChatRequest, prompt: Prompt) -> OutputParser:
     """The parser for one completion of *request*."""
-    tools = offered_tools(request.tools, request.tool_choice)
+    tools = callable_tools(request)
+    choice = request.choice
     return OutputParser(
         text.tokenizer,
         stops=request.stops,
         reasoning=text.markers,
         in_reasoning=prompt.in_reasoning,
         tools=text.tool_format if tools else None,
+        offer=Offer.of(tools, exclusive=choice.allowed is not None or choice.named is not None),
+        parallel=request.parallel_tool_calls is not False,
         continues=bool(request.continue_final_message),
     )
 
@@ -173,21 +200,31 @@ def _message(message: Message, index: int) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": _text(message, index)}
     if message.name is not None:
         out["name"] = message.name
-    if message.tool_calls:
+    calls = message.tool_calls or ()
+    if message.function_call is not None and not calls:
+        calls = (ToolCall(message.function_call, _legacy_id(message.function_call.name)),)
+    if calls:
         out["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.function.name, "arguments": call.function.arguments},
             }
-            for call in message.tool_calls
+            for call in calls
         ]
     if message.tool_call_id is not None:
         out["tool_call_id"] = message.tool_call_id
+    if message.role == "function":
+        out |= {"role": "tool", "tool_call_id": _legacy_id(str(message.name))}
     reasoning = message.reasoning_content or message.reasoning
     if reasoning:
         out["reasoning_content"] = reasoning
     return out
+
+
+def _legacy_id(name: str) -> str:
+    """The id of a legacy call, which has none: templates want one, alike in call and result."""
+    return f"call_{name}"
 
 
 def _text(message: Message, index: int) -> str | None:

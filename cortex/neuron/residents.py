@@ -168,6 +168,7 @@ class Resident:
             capabilities=None if text is None else capabilities(text),
             limit=None if loaded is None else wire.Limit(context=loaded.max_context),
             tool_call=None if text is None else text.tool_call,
+            tool_format=_format_name(text),
             reasoning=None if text is None else text.reasoning,
             progress=self.progress(),
             servable=self._servable(),
@@ -183,7 +184,12 @@ class Resident:
     def check_same(self, request: wire.LoadRequest) -> None:
         """`Conflict` when *request* wants something else under this id than what is here."""
         mine = self.request
-        known = {"source": mine.source or mine.model_id, "quant": self.quant, "dtype": mine.dtype}
+        known = {
+            "source": mine.source or mine.model_id,
+            "quant": self.quant,
+            "dtype": mine.dtype,
+            "tool_format": mine.tool_format or _format_name(self.text),
+        }
         for name, value in known.items():
             wanted = getattr(request, name)
             if name == "quant":  # written in any case
@@ -193,6 +199,10 @@ class Resident:
                     f"{self.model_id} is {self.status} with another {name}; unload it first",
                     param=name,
                 )
+
+
+def _format_name(text: ModelText | None) -> str | None:
+    return None if text is None or text.tool_format is None else text.tool_format.name
 
 
 def _loading(progress: wire.Progress | None) -> dict[str, object]:

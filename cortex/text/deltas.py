@@ -21,7 +21,8 @@ from cortex.text.reasoning import ReasoningMarkers
 from cortex.text.stop import StopMatcher
 from cortex.text.tokenizer import Tokenizer
 from cortex.text.tools.formats import ToolFormat
-from cortex.text.tools.parser import Part, TextPart, ToolCallParser, new_call_id
+from cortex.text.tools.offer import Offer
+from cortex.text.tools.parser import Part, TextPart, ToolCallParser
 
 
 @attrs.frozen
@@ -57,7 +58,9 @@ class OutputParser:
 
     ``reasoning``: the model's markers, None to take them for text; ``in_reasoning``: the prompt
     ends within thinking (`ReasoningMarkers.left_open`). ``tools``: the model's format where the
-    request has tools and allows calls, else None. ``continues``: see `Detokenizer`.
+    request has tools and allows calls, else None; ``offer``: those tools. ``parallel``: more than
+    one call may be told, else nothing is after the first. ``continues``: the generation carries on
+    a text, see `Detokenizer`.
     """
 
     def __init__(
@@ -68,18 +71,24 @@ class OutputParser:
         reasoning: ReasoningMarkers | None = None,
         in_reasoning: bool = False,
         tools: ToolFormat | None = None,
-        call_id: Callable[[], str] = new_call_id,
+        offer: Offer | None = None,
+        parallel: bool = True,
+        call_id: Callable[[], str] | None = None,
         continues: bool = False,
         skip_special: bool = True,
     ) -> None:
-        signs = (tools.open, tools.close) if tools else ()
+        signs = tools.markers if tools else ()
         ids = frozenset(i for i in map(tokenizer.token_id, signs) if i is not None)
         if reasoning is not None:  # seen as text only where a call's arguments hold them
             ids |= {reasoning.open, reasoning.close}
         self._detokenizer = Detokenizer(tokenizer, skip_special, continues=continues, visible=ids)
         self._markers = reasoning
         self._thinking = in_reasoning and reasoning is not None
-        self._tools = ToolCallParser(tools, call_id) if tools else None
+        self._tools: ToolCallParser | None = None
+        if tools is not None:
+            self._tools = ToolCallParser(
+                tools, offer or Offer(), call_id, begins=not continues, parallel=parallel
+            )
         self._stops = StopMatcher(stops)
         # A stop string of newlines is to be seen when it comes, not with the next word.
         self._holds_space = not any(stop and stop[-1].isspace() for stop in stops)
@@ -104,15 +113,16 @@ class OutputParser:
         return self._tools.calls if self._tools else 0
 
     @property
-    def call_complete(self) -> bool:
-        """At least one call has been told, and none is under way."""
-        return self._tools is not None and self._tools.calls > 0 and not self._tools.in_call
+    def ended(self) -> bool:
+        """Nothing more is told, whatever comes: a stop string was found, or the one call is
+        complete."""
+        return self.matched_stop is not None or (self._tools is not None and self._tools.ended)
 
     def feed(self, *tokens: int) -> list[Delta]:
         """What *tokens* settle. An id that ended the generation (EOS) is not to be fed."""
         deltas: list[Delta] = []
         for token in tokens:
-            if self.matched_stop is not None:
+            if self.ended:
                 break
             deltas += self._feed(token)
         return deltas
@@ -125,16 +135,17 @@ class OutputParser:
         self.reasoning_tokens, self.content_tokens = thought + len(tokens), told
         return deltas
 
-    def finish(self) -> list[Delta]:
-        """What was held back, when no more tokens come."""
-        if self.matched_stop is not None:
+    def finish(self, *, cut: bool = False) -> list[Delta]:
+        """What was held back, when no more tokens come. ``cut``: not because the model was at its
+        end, so that a call under way is not closed on its behalf."""
+        if self.ended:
             return []
         deltas = self._text(self._detokenizer.flush())
         if self._thinking:
             held, self._held = self._held, ""
             return deltas + ([ReasoningDelta(held)] if held else [])
         if self._tools is not None:
-            deltas += self._parts(self._tools.finish())
+            deltas += self._parts(self._tools.finish(cut=cut))
         if not self.tool_calls:
             deltas += self._content(self._held)
         self._held = ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import attrs
 from cortex.errors import TemplateError, clip
 
 # The names under which a message's reasoning is passed; the first is what templates read.
+_SHORT = re.compile(r"[A-Za-z0-9]{9}")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -22,6 +25,7 @@ class MessageStyle:
     strings: bool = True  # content as a string
     knows_developer: bool = False  # the role
     call_content: str | None = None  # the content of a turn of tool calls only: None or ""
+    short_ids: bool = False  # ids of calls have nine letters and digits, else it refuses them
 
 
 def for_template(
@@ -39,9 +43,11 @@ def _message(message: Mapping[str, Any], style: MessageStyle, path: str) -> dict
         adapted["role"] = "system"
     calls = adapted.get("tool_calls")
     if isinstance(calls, list | tuple) and calls:
-        adapted["tool_calls"] = [_call(call) for call in calls]
+        adapted["tool_calls"] = [_call(call, style) for call in calls]
     else:
         adapted.pop("tool_calls", None)
+    if style.short_ids and "tool_call_id" in adapted:
+        adapted["tool_call_id"] = _short_id(adapted["tool_call_id"])
     adapted["content"] = _content(adapted.get("content"), style, path)
     if adapted["content"] in (None, ""):
         adapted["content"] = style.call_content if "tool_calls" in adapted else ""
@@ -51,10 +57,19 @@ def _message(message: Mapping[str, Any], style: MessageStyle, path: str) -> dict
     return adapted
 
 
-def _call(call: Any) -> Any:
+def _short_id(call_id: Any) -> str:
+    """*call_id* as nine letters and digits, the same for a call and its result. Ids of other forms
+    come from other models' turns, and from other dialects."""
+    text = call_id if isinstance(call_id, str) else ""
+    return text if _SHORT.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:9]
+
+
+def _call(call: Any, style: MessageStyle) -> Any:
     """A tool call with its arguments as an object, where they are one."""
     if not isinstance(call, Mapping):
         return call
+    if style.short_ids:
+        call = {**call, "id": _short_id(call.get("id"))}
     function = call.get("function")
     if not isinstance(function, Mapping):
         return dict(call)

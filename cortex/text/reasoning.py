@@ -14,6 +14,11 @@ PAIRS = (
     ("[THINK]", "[/THINK]"),
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
+    ("<thinking>", "</thinking>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
 )
 
 

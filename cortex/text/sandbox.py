@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import jinja2.exceptions
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes as nodes
 import jinja2.parser
 import jinja2.runtime
@@ -102,6 +103,10 @@ class TemplateEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         code = self.compile(tree)
         return jinja2.Template.from_code(self, code, self.make_globals(None))
+
+    def variables(self, source: str) -> frozenset[str]:
+        """The names that *source*, which compiles, takes from outside."""
+        return frozenset(jinja2.meta.find_undeclared_variables(self.parse(source)))
 
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
         """The text; raises jinja2's errors, `Exceeded` and whatever Python raises inside."""

@@ -45,6 +45,11 @@ _REASONING_TOKENS = re.compile("|".join(re.escape(token) for pair in PAIRS for t
 _TAIL = "\ufdd3"
 _TAIL_AND_SPACE = _TAIL + " "
 
+# Variables by which templates turn thinking on and off.
+SWITCHES = ("enable_thinking", "thinking")
+# The values of ``reasoning_effort``, from the least on.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
 Message = Mapping[str, Any]
 
 
@@ -55,6 +60,8 @@ class TemplateFeatures:
     tools: bool  # writes the tools it is given
     thinking: bool  # ``enable_thinking`` (or ``thinking``) changes the prompt
     system: bool  # writes system messages
+    switches: tuple[str, ...] = ()  # those of `SWITCHES` that it reads
+    efforts: tuple[str, ...] = ()  # values of ``reasoning_effort`` that it takes, if it reads it
 
 
 class ChatTemplate:
@@ -235,15 +242,21 @@ class ChatTemplate:
         system = {"role": "system", "content": "probe system"}
         prompts = {
             (switch, value): self._trial([user], self._style, **{switch: value})
-            for switch in ("enable_thinking", "thinking")
+            for switch in SWITCHES
             for value in (True, False)
         }
+        variables = self._environment.variables
+        read = variables(self.source) | variables(self.tool_source)
+        efforts: tuple[str, ...] = ()
+        if "reasoning_effort" in read:
+            efforts = tuple(
+                e for e in EFFORTS if self._trial([user], self._style, reasoning_effort=e)
+            )
         return TemplateFeatures(
             tools="probe_tool" in self._trial([user], self._style, tools=[tool]),
-            thinking=any(
-                prompts[switch, True] != prompts[switch, False]
-                for switch in ("enable_thinking", "thinking")
-            ),
+            thinking=any(prompts[switch, True] != prompts[switch, False] for switch in SWITCHES),
+            switches=tuple(switch for switch in SWITCHES if switch in read),
+            efforts=efforts,
             system="probe system" in self._trial([system, user], self._style),
         )
 
@@ -257,16 +270,16 @@ def _style_of(trial: Callable[..., str], style: MessageStyle) -> MessageStyle:
     listed = trial([parts], as_list)
     takes_parts = "probe user" in listed and "'type'" not in listed and '"type"' not in listed
     style = attrs.evolve(style, parts=takes_parts, strings=takes_strings or not takes_parts)
-    call = {"id": "call_1", "type": "function"}
-    called = {
-        "role": "assistant",
-        "tool_calls": [{**call, "function": {"name": "probe_tool", "arguments": {}}}],
-    }
-    for content in (None, ""):
-        shown = trial([said, called], attrs.evolve(style, call_content=content))
-        if "probe_tool" in shown and "None" not in shown:
-            return attrs.evolve(style, call_content=content)
-    return attrs.evolve(style, call_content="")
+    function = {"name": "probe_tool", "arguments": {}}
+    for short in (False, True):
+        call = {"id": "probe0123" if short else "call_1", "type": "function", "function": function}
+        called = {"role": "assistant", "tool_calls": [call]}
+        for content in (None, ""):
+            style = attrs.evolve(style, call_content=content, short_ids=short)
+            shown = trial([said, called], style)
+            if "probe_tool" in shown and "None" not in shown:
+                return style
+    return attrs.evolve(style, call_content="", short_ids=False)
 
 
 def _forms(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

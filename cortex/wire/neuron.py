@@ -142,6 +142,7 @@ class Model:
     capabilities: tuple[str, ...] | None = None
     limit: Limit | None = None
     tool_call: bool | None = None
+    tool_format: str | None = None
     reasoning: bool | None = None
     progress: Progress | None = None
     servable: Servable | None = None
@@ -164,6 +165,8 @@ class LoadRequest:
     context: int | None = attrs.field(default=None, validator=limits.at_least(1))
     devices: tuple[int, ...] | None = attrs.field(default=None, validator=_devices)
     tensor_parallel: int | None = attrs.field(default=None, validator=limits.at_least(1, 1024))
+    # How the model writes tool calls, by name; else its chat template tells.
+    tool_format: str | None = attrs.field(default=None, validator=limits.at_most(64))
 
 
 @attrs.frozen

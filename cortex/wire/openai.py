@@ -12,12 +12,13 @@ import attrs
 
 from cortex.wire import limits
 from cortex.wire.converter import FieldError, careful, quick
+from cortex.wire.tools import FunctionDefinition, Tool, ToolChoice, choice_of, function_names
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 MAX_CHOICES = 128
 MAX_MESSAGES = 100_000
-TOOL_NAME = r"[a-zA-Z0-9_-]{1,128}"  # Anthropic's limit; OpenAI's own is 64
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def _choices(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -68,32 +69,15 @@ class Message:
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    function_call: FunctionCall | None = None  # of a client that uses the legacy fields
 
     def __attrs_post_init__(self) -> None:
+        if self.role == "function" and self.name is None:
+            raise FieldError("a function message needs a name", "name")
         if self.role == "tool" and self.tool_call_id is None:
             raise FieldError("a tool message needs a tool_call_id", "tool_call_id")
         if self.content is None and self.role in ("system", "developer", "user", "tool"):
             raise FieldError("must be a string or an array of parts", "content")
-
-
-@attrs.frozen
-class FunctionDefinition:
-    name: str = attrs.field(validator=limits.matching(TOOL_NAME))
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-@attrs.frozen
-class Tool:
-    """A tool. ``function`` is None for types that are not functions: those are skipped."""
-
-    type: str
-    function: FunctionDefinition | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if self.type == "function" and self.function is None:
-            raise FieldError("required field missing", "function", "missing_required_parameter")
 
 
 @attrs.frozen
@@ -207,11 +191,12 @@ class ChatRequest(SamplingFields):
     tools: tuple[Tool, ...] | None = attrs.field(default=None, validator=limits.at_most(1024))
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
-    reasoning_effort: str | None = attrs.field(
-        default=None,
-        validator=limits.one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    functions: tuple[FunctionDefinition, ...] | None = attrs.field(
+        default=None, validator=limits.at_most(1024)
     )
+    function_call: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = attrs.field(default=None, validator=limits.one_of(*EFFORTS))
     # The superset.
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
@@ -232,19 +217,42 @@ class ChatRequest(SamplingFields):
         self._check_tools()
 
     def _check_tools(self) -> None:
-        names = [tool.function.name for tool in self.tools or () if tool.function]
+        if self.functions is not None:
+            self._translate_functions()
+        names = function_names(self.tools)
         if len(set(names)) != len(names):
-            raise FieldError("two tools have the same name", "tools")
-        choice = self.tool_choice
-        if isinstance(choice, str) and choice not in ("none", "auto", "required"):
-            raise FieldError("must be none, auto, required or an object", "tool_choice")
-        if choice == "required" and not names:
-            raise FieldError("required needs tools", "tool_choice")
-        if isinstance(choice, dict) and choice.get("type") == "function":
-            function = choice.get("function")
-            name = function.get("name") if isinstance(function, dict) else None
-            if name not in names:
-                raise FieldError("names a tool that is not in tools", "tool_choice")
+            raise FieldError(
+                "two tools have the same name", "functions" if self.legacy else "tools"
+            )
+        choice_of(self.tool_choice, self.tools)
+
+    def _translate_functions(self) -> None:
+        """The legacy fields as today's: one call at most, since an answer has room for one."""
+        if self.tools:
+            raise FieldError("functions and tools exclude each other", "functions")
+        choice: Any = self.function_call
+        if isinstance(choice, dict):
+            if choice.get("name") not in [function.name for function in self.functions or ()]:
+                raise FieldError("names a function that is not in functions", "function_call")
+            choice = {"type": "function", "function": choice}
+        elif choice not in (None, "none", "auto"):
+            raise FieldError("must be none, auto or an object", "function_call")
+        tools = tuple(Tool("function", function) for function in self.functions or ())
+        for name, value in (
+            ("tools", tools),
+            ("tool_choice", choice),
+            ("parallel_tool_calls", False),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def legacy(self) -> bool:
+        """Calls are asked for, and answered, in the fields that came before ``tools``."""
+        return self.functions is not None
+
+    @property
+    def choice(self) -> ToolChoice:
+        return choice_of(self.tool_choice, self.tools)
 
     @property
     def structured_format(self) -> ResponseFormat | None:
@@ -285,7 +293,7 @@ class TokenizeRequest:
     tools: tuple[Tool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: str | None = attrs.field(default=None, validator=limits.one_of(*EFFORTS))
     thinking: Thinking | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -296,6 +304,11 @@ class TokenizeRequest:
             raise FieldError("either messages or prompt is needed", "messages")
         if self.messages is not None and not self.messages:
             raise FieldError("must hold at least one element", "messages", "empty_array")
+        choice_of(self.tool_choice, self.tools)
+
+    @property
+    def choice(self) -> ToolChoice:
+        return choice_of(self.tool_choice, self.tools)
 
 
 MEDIA_TYPES = frozenset({"image_url", "input_audio", "file"})

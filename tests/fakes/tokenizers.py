@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ def byte_level(config: dict[str, Any] | None = None) -> Tokenizer:
         json.loads(byte_level_json()),
         {"eos_token": "<|im_end|>", "bos_token": None} | (config or {}),
     )
+
+
+def with_tokens(tokens: Iterable[str]) -> Tokenizer:
+    """`byte_level` with *tokens* as special ones besides its own."""
+    document = json.loads(byte_level_json())
+    added = document["added_tokens"]
+    known = {token["content"] for token in added}
+    first = max(token["id"] for token in added) + 1
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added += [
+        {"id": first + n, "content": text, "special": True, **flags}
+        for n, text in enumerate(sorted(set(tokens) - known))
+    ]
+    return Tokenizer(document, {"eos_token": "<|im_end|>", "bos_token": None})
 
 
 def metaspace(config: dict[str, Any] | None = None, *, strip: bool = True) -> Tokenizer:

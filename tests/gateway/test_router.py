@@ -173,19 +173,14 @@ async def test_a_node_that_dies_is_left_for_one_that_lives(patient_clock):
 
 
 async def test_a_model_nobody_has_is_loaded_as_the_catalogue_says(patient_clock):
-    entry = CatalogueEntry("m", source="org/m", quant="q4", context=4096, vram_mb=1000)
+    given = {"source": "org/m", "quant": "q4", "context": 4096, "tool_format": "hermes"}
+    entry = CatalogueEntry("m", vram_mb=1000, **given)
     small, big = FakeNeuron("a", free_mb={0: 2000}), FakeNeuron("b", free_mb={0: 9000})
     async with control_plane(small, big, models=(entry,)) as plane:
         async with plane.router.route("m") as lease:
             assert (lease.node, lease.cold_start) == ("b", True)
         asked = next(asked for asked in big.requests if asked.path == "/models/load")
-        assert asked.json == {
-            "model_id": "m",
-            "source": "org/m",
-            "quant": "q4",
-            "context": 4096,
-            "devices": [0],
-        }
+        assert asked.json == {"model_id": "m", "devices": [0], **given}
         assert not (await lease_of(plane)).cold_start
         assert plane.sample("cortex_cold_starts_total", model="m", node="b") == 1
 

@@ -102,6 +102,54 @@ async def test_a_call_that_is_cut_off_does_not_finish_as_one() -> None:
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+FUNCTION = WEATHER["function"]
+LEGACY = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bonn"}}\n</tool_call>'
+
+
+async def test_legacy_functions_are_answered_in_their_own_fields() -> None:
+    async with served(scripted(f"{LEGACY}\n{LEGACY}")) as neuron:
+        answer = (await neuron.client.post(ROUTE, json=body(functions=[FUNCTION]))).json()
+        got = await streamed(neuron, functions=[FUNCTION])
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "function_call"
+    assert "tool_calls" not in choice["message"]
+    call = choice["message"]["function_call"]
+    assert (call["name"], json.loads(call["arguments"])) == ("get_weather", {"city": "Bonn"})
+    choices = [json.loads(line[6:])["choices"][0] for line in got[:-1]]
+    parts = [c["delta"]["function_call"] for c in choices if "function_call" in c["delta"]]
+    assert parts[0] == {"name": "get_weather", "arguments": ""}
+    assert all("name" not in part for part in parts[1:])
+    assert "".join(part["arguments"] for part in parts) == call["arguments"]
+    assert choices[-1]["finish_reason"] == "function_call"
+
+
+async def test_a_stop_string_after_a_call_does_not_hide_the_call() -> None:
+    async with served(scripted(f"{LEGACY} and STOP here")) as neuron:
+        asked = body(tools=[WEATHER], stop="STOP")
+        answer = (await neuron.client.post(ROUTE, json=asked)).json()
+    (choice,) = answer["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("tool_calls", "STOP")
+    assert choice["message"]["content"] == " and "
+
+
+async def test_thinking_text_and_calls_are_three_things() -> None:
+    said = f"<think>\nwhich city\n</think>\n\nI look.\n{LEGACY}"
+    async with served(scripted(said)) as neuron:
+        answer = (await neuron.client.post(ROUTE, json=body(tools=[WEATHER]))).json()
+    message = answer["choices"][0]["message"]
+    assert message["reasoning_content"] == "which city"
+    assert message["content"] == "I look."
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["get_weather"]
+
+
+async def test_a_malformed_call_is_text() -> None:
+    said = '<tool_call>\n{"name": "get_weather", "arguments": oops}\n</tool_call>'
+    async with served(scripted(said)) as neuron:
+        answer = (await neuron.client.post(ROUTE, json=body(tools=[WEATHER]))).json()
+    (choice,) = answer["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", said)
+
+
 async def test_text_and_a_call_keep_their_order() -> None:
     said = 'I look.\n<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>'
     async with served(scripted(said)) as neuron:

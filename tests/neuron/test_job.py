@@ -119,3 +119,16 @@ def test_no_header_is_an_error(name: str, salt: str, priority: str) -> None:
     assert len(caller.name) <= 256
     assert len(caller.salt) <= 256
     assert abs(caller.priority) <= 99_999
+
+
+def test_calls_that_are_forbidden_cannot_be_begun() -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    opener = demo_text().tokenizer.token_id("<tool_call>")
+
+    def biases(**fields: Any) -> dict[int, float]:
+        job = chat_job(model(), chat(tools=[tool], logit_bias={"5": 1}, **fields), PROMPT, ANYONE)
+        return dict(job.completions[0].request.sampling.logit_bias)
+
+    assert biases() == {5: 1}
+    forbidden = biases(tool_choice="none")
+    assert (forbidden.pop(opener), forbidden[5]) == (-100, 1)

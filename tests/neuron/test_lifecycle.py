@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from fakes.engine import FakeCheckpoints, FakeDeviceFault, FakeEngine, request
 from fakes.lifecycle import MIB, FakeSources, House, TextReader, load_request, slot
+from fakes.served_neuron import demo_text
 
 from cortex.errors import (
     BadRequest,
@@ -29,6 +30,7 @@ from cortex.errors import (
     Unavailable,
     UnsupportedLoad,
 )
+from cortex.text.tools.formats import BY_NAME
 from cortex.wire import neuron as wire
 
 
@@ -160,6 +162,7 @@ async def test_different_models_load_side_by_side() -> None:
     [
         ({"tensor_parallel": 2}, "tensor_parallel"),
         ({"harness": "llamacpp"}, "harness"),
+        ({"tool_format": "morse"}, "tool_format"),
     ],
 )
 async def test_what_this_build_cannot_do_is_refused_before_anything_begins(
@@ -173,6 +176,24 @@ async def test_what_this_build_cannot_do_is_refused_before_anything_begins(
             assert caught.value.param == param
         assert lifecycle.models() == ()
         assert house.sources.calls == []
+
+
+async def test_a_named_tool_format_wins_over_the_templates() -> None:
+    house = House(read_text=lambda _: demo_text())  # type: ignore[arg-type]
+    async with house.open() as lifecycle:
+        plain = await lifecycle.load(load_request("a"))
+        named = await lifecycle.load(load_request("b", tool_format="mistral_v11"))
+        assert (plain.tool_format, named.tool_format) == ("hermes", "mistral_v11")
+        assert plain.tool_call
+        assert named.tool_call
+        text = await lifecycle.text_of("b")
+        assert text.tool_format is BY_NAME["mistral_v11"]
+        assert (await lifecycle.text_of("a")).tool_format is BY_NAME["hermes"]
+        with pytest.raises(UnsupportedLoad, match="hermes") as caught:
+            await lifecycle.text_of(load_request("c", tool_format="morse"))
+        assert caught.value.status == 422
+        with pytest.raises(Conflict, match="tool_format"):
+            await lifecycle.load(load_request("b", tool_format="hermes"))
 
 
 async def test_harness_names_of_this_engine_are_taken() -> None:

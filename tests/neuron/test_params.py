@@ -18,6 +18,7 @@ from cortex.neuron.params import (
     sampling_params,
     thinking_kwargs,
 )
+from cortex.text.template import EFFORTS, SWITCHES, TemplateFeatures
 from cortex.wire.converter import structure
 from cortex.wire.openai import ChatRequest, CompletionRequest
 
@@ -28,6 +29,10 @@ OWN = GenerationDefaults(frozenset(), 0.6, 20, 0.95, 0.05, 1.1, True)
 def chat(**fields: Any) -> ChatRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
     return structure(body, ChatRequest)
+
+
+def features(*switches: str, efforts: tuple[str, ...] = ()) -> TemplateFeatures:
+    return TemplateFeatures(True, True, True, switches, efforts)
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -149,11 +154,36 @@ def test_a_prompt_without_room_names_the_field_it_came_in() -> None:
     ("effort", "thinks"),
     [("none", False), ("minimal", False), ("low", True), ("high", True), ("max", True)],
 )
-def test_effort_switches_thinking(effort: str, thinks: bool) -> None:
-    assert thinking_kwargs(None, effort)["enable_thinking"] is thinks
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_effort_switches_thinking(switch: str, effort: str, thinks: bool) -> None:
+    assert thinking_kwargs(None, effort, features(switch)) == {switch: thinks}
+
+
+@pytest.mark.parametrize(
+    ("takes", "asked", "given"),
+    [
+        (("low", "medium", "high"), "none", "low"),
+        (("low", "medium", "high"), "max", "high"),
+        (("none", "high"), "minimal", "none"),
+        (("none", "high"), "medium", "high"),
+        (EFFORTS, "xhigh", "xhigh"),
+    ],
+)
+def test_a_template_is_given_an_effort_that_it_takes(
+    takes: tuple[str, ...], asked: str, given: str
+) -> None:
+    assert thinking_kwargs(None, asked, features(efforts=takes)) == {"reasoning_effort": given}
 
 
 def test_what_the_client_says_to_the_template_wins_over_effort() -> None:
-    assert thinking_kwargs({"enable_thinking": True}, "none")["enable_thinking"] is True
-    assert thinking_kwargs({"x": 1}, None) == {"x": 1}
-    assert thinking_kwargs(None, None) == {}
+    qwen = features("enable_thinking")
+    assert thinking_kwargs({"enable_thinking": True}, "none", qwen) == {"enable_thinking": True}
+    effort = features(efforts=EFFORTS)
+    own = {"reasoning_effort": "odd"}
+    assert thinking_kwargs(own, "low", effort) == own
+    assert thinking_kwargs({"x": 1}, None, qwen) == {"x": 1}
+    assert thinking_kwargs(None, None, qwen) == {}
+
+
+def test_a_template_that_knows_no_switch_is_given_none() -> None:
+    assert thinking_kwargs(None, "high", features()) == {}

@@ -12,7 +12,14 @@ from fakes.served_neuron import demo_text, ids
 
 from cortex.errors import BadRequest, TemplateError
 from cortex.neuron import prompt as prompts
-from cortex.neuron.prompt import chat_prompt, completion_prompts, offered_tools, output_parser
+from cortex.neuron.prompt import (
+    callable_tools,
+    chat_prompt,
+    completion_prompts,
+    forbidden_tokens,
+    offered_tools,
+    output_parser,
+)
 from cortex.wire.converter import structure
 from cortex.wire.openai import ChatRequest, CompletionRequest
 
@@ -158,10 +165,11 @@ async def test_negative_token_ids_are_refused() -> None:
 
 def test_tools_that_are_no_functions_are_skipped() -> None:
     asked = chat(tools=[{"type": "web_search"}, TOOL])
-    offered = offered_tools(asked.tools, None)
+    offered = offered_tools(asked.tools, asked.choice)
     assert offered is not None
     assert [t["function"]["name"] for t in offered] == ["look"]
-    assert offered_tools(chat(tools=[{"type": "web_search"}]).tools, None) is None
+    others = chat(tools=[{"type": "web_search"}])
+    assert offered_tools(others.tools, others.choice) is None
 
 
 async def test_tool_markup_is_parsed_only_where_calls_are_allowed() -> None:
@@ -179,12 +187,110 @@ async def test_tool_markup_is_parsed_only_where_calls_are_allowed() -> None:
         assert parser.tool_calls == calls
 
 
+def look_and(*names: str) -> list[dict[str, Any]]:
+    return [TOOL, *({"type": "function", "function": {"name": name}} for name in names)]
+
+
+def allowing(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+async def test_only_allowed_tools_are_shown_and_only_they_can_be_called() -> None:
+    tools = look_and("smell", "touch")
+    text = await rendered(tools=tools, tool_choice=allowing("smell", "touch"))
+    assert '"look"' not in text
+    assert '"smell"' in text
+    asked = chat(tools=tools, tool_choice=allowing("smell"))
+    assert [tool["function"]["name"] for tool in callable_tools(asked)] == ["smell"]
+    parser = output_parser(demo_text(), asked, await chat_prompt(demo_text(), asked))
+    said = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    deltas = parser.feed(*ids(said)) + parser.finish()
+    assert "".join(getattr(delta, "text", "") for delta in deltas) == said
+    assert parser.tool_calls == 0
+
+
+async def test_of_named_tools_all_are_shown_and_one_can_be_called() -> None:
+    tools = look_and("smell")
+    choice = {"type": "function", "function": {"name": "smell"}}
+    assert '"look"' in await rendered(tools=tools, tool_choice=choice)
+    asked = chat(tools=tools, tool_choice=choice)
+    assert [tool["function"]["name"] for tool in callable_tools(asked)] == ["smell"]
+
+
+def test_where_calls_are_forbidden_their_markers_are_too() -> None:
+    text = demo_text()
+    marker = text.tokenizer.token_id("<tool_call>")
+    assert marker in forbidden_tokens(text, chat(tools=[TOOL], tool_choice="none"))
+    assert forbidden_tokens(text, chat(tools=[TOOL])) == frozenset()
+    bare = attrs.evolve(text, tool_format=None)
+    assert forbidden_tokens(bare, chat(tools=[TOOL], tool_choice="none")) == frozenset()
+
+
+async def test_legacy_calls_in_the_history_read_like_todays() -> None:
+    function = {"name": "look", "arguments": '{"a": 1}'}
+    today = await rendered(
+        USER,
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_look", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "call_look", "name": "look", "content": "42 birds"},
+        tools=[TOOL],
+    )
+    legacy = await rendered(
+        USER,
+        {"role": "assistant", "content": None, "function_call": function},
+        {"role": "function", "name": "look", "content": "42 birds"},
+        functions=[TOOL["function"]],
+    )
+    assert legacy == today
+
+
+async def test_twenty_results_in_any_order_are_rendered_as_sent() -> None:
+    calls = [
+        {"id": f"c{n}", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        for n in range(20)
+    ]
+    results = [
+        {"role": "tool", "tool_call_id": f"c{n}", "content": f"result {n};"}
+        for n in reversed(range(20))
+    ]
+    text = await rendered(USER, {"role": "assistant", "tool_calls": calls}, *results, tools=[TOOL])
+    places = [text.index(f"result {n};") for n in range(20)]
+    assert places == sorted(places, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "content", ["plain", [{"type": "text", "text": "plain"}], "", [{"type": "text", "text": ""}]]
+)
+async def test_a_result_may_be_text_or_parts_or_empty(content: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": ""}}
+    text = await rendered(
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": content},
+    )
+    assert ("plain" in text) == ("plain" in str(content))
+
+
+async def test_many_tools_and_a_large_schema_are_rendered() -> None:
+    large = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(8000)}}
+    tools = look_and(*(f"t{n}" for n in range(126)))
+    tools.append({"type": "function", "function": {"name": "large", "parameters": large}})
+    prompt = await chat_prompt(demo_text(), chat(tools=tools))
+    assert len(prompt.ids) > 50_000
+
+
 async def test_a_template_that_takes_too_long_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.05)
 
     class Slow:
+        features = demo_text().template.features  # type: ignore[union-attr]
+
         def encode_chat(self, *_: Any, **__: Any) -> list[int]:
             time.sleep(0.3)
             return [1]

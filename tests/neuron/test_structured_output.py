@@ -240,6 +240,62 @@ def test_parallel_calls_may_follow_each_other(demo: DemoNeuron) -> None:
     assert len({call["id"] for call in calls}) == len(calls)
 
 
+NOW = {"type": "function", "function": {"name": "now"}}
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "llama3_json", "pythonic", "mistral_v11"])
+def test_calls_can_be_forced_in_every_format(demo: DemoNeuron, name: str) -> None:
+    """Of a model that was never trained in it, and would not find an end of its own."""
+    city = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}}
+    where = {"name": "get_weather", "parameters": {**city, "required": ["city"]}}
+    load = {"model_id": f"demo/{name}", "source": "demo", "tool_format": name}
+    assert demo.client.post("/models/load", json=load).json()["model"]["tool_format"] == name
+    try:
+        tools = [{"type": "function", "function": where}, NOW]
+        asked: dict[str, Any] = {"model": load["model_id"], "temperature": 0}
+        asked |= {"max_tokens": 200, "parallel_tool_calls": False}
+        choice = {"type": "function", "function": {"name": "get_weather"}}
+        body = demo.chat("Weather in Paris?", **asked, tools=tools, tool_choice=choice)
+        (answered,) = body["choices"]
+        assert answered["finish_reason"] == "tool_calls"
+        (call,) = answered["message"]["tool_calls"]
+        assert call["function"]["name"] == "get_weather"
+        assert json.loads(call["function"]["arguments"])["city"] in ("Rome", "Oslo")
+        chunks = demo.stream(**asked, tools=[NOW], tool_choice="required")[:-1]
+        deltas = [c["choices"][0]["delta"] for c in chunks]
+        parts = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+        assert parts[0]["function"]["name"] == "now"
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    finally:
+        demo.client.post("/models/unload", json={"model_id": load["model_id"]})
+
+
+def test_of_allowed_tools_one_can_be_required(demo: DemoNeuron) -> None:
+    allowed = {"mode": "required", "tools": [NOW]}
+    body = demo.chat(
+        "What is the weather in Paris?",
+        temperature=0,
+        max_tokens=100,
+        parallel_tool_calls=False,
+        tools=[WEATHER, NOW],
+        tool_choice={"type": "allowed_tools", "allowed_tools": allowed},
+    )
+    (call,) = body["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "now", "arguments": "{}"}
+
+
+def test_a_legacy_function_can_be_named(demo: DemoNeuron) -> None:
+    body = demo.chat(
+        "Hello!",
+        temperature=0,
+        functions=[WEATHER["function"], NOW["function"]],
+        function_call={"name": "now"},
+    )
+    (choice,) = body["choices"]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == {"name": "now", "arguments": "{}"}
+
+
 def test_a_strict_tool_is_held_to_its_schema_where_the_model_calls_it(demo: DemoNeuron) -> None:
     city = {"type": "string", "enum": ["Quito", "Lima"]}
     strict = {
@@ -325,7 +381,7 @@ REFUSED = [
         "invalid_grammar",
     ),
     (
-        {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}},
+        {"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}},
         "tool_choice",
         "unsupported_value",
     ),

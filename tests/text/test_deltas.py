@@ -7,17 +7,19 @@ from itertools import count
 from typing import Any
 
 import pytest
-from fakes.tokenizers import SHOWN, byte_level
+from fakes.tokenizers import SHOWN, byte_level, with_tokens
+from fakes.tool_calls import CASES, TOOLS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.text.deltas import ContentDelta, Delta, OutputParser, ReasoningDelta, ToolCallDelta
 from cortex.text.reasoning import ReasoningMarkers, find_markers
-from cortex.text.tools.formats import FORMATS
+from cortex.text.tools.formats import BY_NAME, FORMATS
+from cortex.text.tools.offer import Offer
 
 TOKENIZER = byte_level()
 MARKERS = find_markers(TOKENIZER)
-HERMES = FORMATS[0]
+HERMES = BY_NAME["hermes"]
 
 
 def parser(**more: Any) -> OutputParser:
@@ -163,6 +165,48 @@ def test_calls_and_text_around_them(text, expected):
     if "<think>" not in text:
         said = [under.feed(*ids) for ids in characters]
         assert told([d for deltas in said for d in deltas] + under.finish()) == expected
+
+
+MARKED = with_tokens({marker for row in FORMATS for marker in row.markers})
+
+
+@pytest.mark.parametrize("vocabulary", [TOKENIZER, MARKED], ids=["text", "tokens"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_is_read_whatever_its_tokens_are(name, vocabulary):
+    """Markers as single tokens, which decoding leaves out, or spelled; in tokens or in bytes."""
+    for case in CASES[name]:
+        if "<think>" in case.text:
+            continue
+        tokens = vocabulary.encode(case.text, special=True)
+        spelled = [i for c in case.text for i in vocabulary.encode_plain(c)]
+        found = []
+        for pieces in ([tokens], [[i] for i in tokens], [[i] for i in spelled]):
+            numbers = count()
+            under = OutputParser(
+                vocabulary,
+                tools=BY_NAME[name],
+                offer=Offer.of(TOOLS),
+                call_id=lambda numbers=numbers: f"call_{next(numbers)}",
+            )
+            deltas = [delta for piece in pieces for delta in under.feed(*piece)]
+            found.append(told(deltas + under.finish(cut=case.cut)))
+        assert found[0] == found[1] == found[2]
+        assert [call[1:] for call in found[0]["calls"]] == list(case.calls)
+        assert found[0]["content"].split() == case.content.split()  # but for space before calls
+
+
+def test_what_names_no_tool_on_offer_is_text_where_others_are_excluded():
+    offer = Offer.of(TOOLS, exclusive=True)
+    assert run(CALL, offer=offer) == answer(CALL)
+
+
+def test_nothing_is_told_after_the_one_call_that_is_wanted():
+    under = parser(parallel=False)
+    ids = TOKENIZER.encode(f"So {CALL}\n{CALL} more", special=True)
+    deltas = [delta for i in ids for delta in under.feed(i)]
+    assert under.ended
+    assert under.finish() == []
+    assert told(deltas) == answer("So", calls=[("call_0", "f", ARGUMENTS)])
 
 
 def test_arguments_come_as_they_are_written():

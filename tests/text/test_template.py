@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fakes.tokenizers import byte_level, byte_level_json, metaspace, write
 from transformers import AutoTokenizer
 
 from cortex.errors import CheckpointError, TemplateError
-from cortex.text.template import ChatTemplate
+from cortex.text.template import EFFORTS, ChatTemplate
 
 DEMO = Path(__file__).resolve().parents[2] / "cortex" / "neuron" / "demo"
 TOKENIZER = byte_level()
@@ -248,3 +249,47 @@ def test_a_call_without_content_is_null_or_empty_as_the_template_needs():
 def test_only_an_assistants_message_can_be_continued(messages):
     with pytest.raises(TemplateError, match="continue_final_message"):
         says(QWEN3, messages, continue_final_message=True)
+
+
+STRICT_EFFORT = (
+    "{% if reasoning_effort is defined and reasoning_effort not in ['low', 'high'] %}"
+    "{{ raise_exception('low or high') }}{% endif %}{{ messages[0].content }}"
+    "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+    "{% if thinking %}<think>{% endif %}"
+)
+
+
+def test_the_switches_and_efforts_that_a_template_takes_are_found():
+    assert template(QWEN3).features.switches == ("enable_thinking",)
+    assert template(QWEN3).features.efforts == ()
+    strict = template(STRICT_EFFORT).features
+    assert (strict.switches, strict.efforts) == (("thinking",), ("low", "high"))
+    lax = template("{{ reasoning_effort }}{{ messages[0].content }}").features
+    assert (lax.switches, lax.efforts) == ((), EFFORTS)
+    # What a message or a local variable is called is no switch.
+    local = "{% set enable_thinking = 1 %}{{ messages[0].thinking }}{{ messages[0].content }}"
+    assert template(local).features.switches == ()
+
+
+SHORT_IDS = (
+    "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{% if c.id | length != 9 %}{{ raise_exception('nine, please') }}{% endif %}"
+    "[TOOL_CALLS]{{ c.function.name }}:{{ c.id }}{% endfor %}"
+    "{% if m.tool_call_id %}<{{ m.tool_call_id }}{% endif %};{% endfor %}"
+)
+
+
+def test_ids_of_calls_are_shortened_for_a_template_that_refuses_long_ones():
+    def history(call_id):
+        function = {"name": "f", "arguments": "{}"}
+        call = {"id": call_id, "type": "function", "function": function}
+        said = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return [ALONE[0], said, {"role": "tool", "tool_call_id": call_id, "content": "r"}]
+
+    text = says(SHORT_IDS, history("toolu_0123456789"))
+    (called,), (answered,) = re.findall(r"f:(\w{9});", text), re.findall(r"<(\w{9});", text)
+    assert called == answered
+    assert says(SHORT_IDS, history("toolu_other")) != text
+    assert "f:abcDEF123;" in says(SHORT_IDS, history("abcDEF123"))
+    any_length = SHORT_IDS.replace("!= 9", "< 2")
+    assert "f:toolu_0123456789;" in says(any_length, history("toolu_0123456789"))

@@ -14,6 +14,7 @@ from cortex.wire.openai import (
     TextPart,
     TokenizeRequest,
 )
+from cortex.wire.tools import ToolChoice
 
 many = settings(max_examples=100, deadline=None)
 HELLO = {"role": "user", "content": "hello"}
@@ -29,6 +30,11 @@ def completion(**fields):
 
 def function(name):
     return {"type": "function", "function": {"name": name}}
+
+
+def allowed(*names, mode="auto"):
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,23 @@ def function(name):
         ({"tool_choice": "some"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": function("b"), "tools": [function("a")]}, "tool_choice"),
+        ({"tool_choice": {"type": "custom"}, "tools": [function("a")]}, "tool_choice"),
+        ({"tool_choice": {"type": "odd"}, "tools": [function("a")]}, "tool_choice"),
+        ({"tool_choice": {}, "tools": [function("a")]}, "tool_choice"),
+        ({"tool_choice": allowed("b"), "tools": [function("a")]}, "tool_choice"),
+        ({"tool_choice": allowed(), "tools": [function("a")]}, "tool_choice"),
+        ({"tool_choice": allowed("a", mode="none"), "tools": [function("a")]}, "tool_choice"),
+        ({"tools": [function("a"), {"type": "custom", "custom": {"name": "b"}}]}, "tools[1].type"),
+        ({"functions": [{}]}, "functions[0].name"),
+        ({"functions": [{"name": "a"}], "tools": [function("b")]}, "functions"),
+        ({"functions": [{"name": "a"}, {"name": "a"}]}, "functions"),
+        ({"functions": [{"name": "a"}], "function_call": {"name": "b"}}, "function_call"),
+        ({"functions": [{"name": "a"}], "function_call": "required"}, "function_call"),
+        ({"messages": [HELLO, {"role": "function", "content": "x"}]}, "messages[1].name"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {}}]},
+            "messages[0].function_call.name",
+        ),
         ({"tool_choice": 5}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -152,6 +175,57 @@ def test_tools_that_are_no_functions_are_let_through():
     found = chat(tools=[{"type": "web_search"}, function("a")], tool_choice="required").tools
     assert found is not None
     assert [tool.function is not None for tool in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("choice", "found"),
+    [
+        (None, ToolChoice("auto")),
+        ("auto", ToolChoice("auto")),
+        ("none", ToolChoice("none")),
+        ("required", ToolChoice("required")),
+        (function("a"), ToolChoice("required", named="a")),
+        ({"type": "function", "name": "a"}, ToolChoice("required", named="a")),
+        (allowed("a"), ToolChoice("auto", frozenset({"a"}))),
+        (allowed("a", "b", mode="required"), ToolChoice("required", frozenset({"a", "b"}))),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "b"}]},
+            ToolChoice("auto", frozenset({"b"})),
+        ),
+        (
+            {"type": "allowed_tools", "tools": [{"type": "web_search"}]},
+            ToolChoice("auto", frozenset()),
+        ),
+    ],
+)
+def test_every_form_of_tool_choice(choice, found):
+    tools = [function("a"), {"type": "web_search"}, function("b")]
+    asked = chat(tools=tools, tool_choice=choice)
+    assert asked.choice == found
+    assert asked.choice.forced is (found.mode == "required")
+    counted = structure(
+        {"model": "m", "messages": [HELLO], "tools": tools, "tool_choice": choice}, TokenizeRequest
+    )
+    assert counted.choice == found
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (None, ToolChoice("auto")),
+        ("auto", ToolChoice("auto")),
+        ("none", ToolChoice("none")),
+        ({"name": "f"}, ToolChoice("required", named="f")),
+    ],
+)
+def test_legacy_functions_are_todays_tools(call, found):
+    definition = {"name": "f", "parameters": {"type": "object"}}
+    asked = chat(functions=[definition], function_call=call)
+    assert asked.legacy
+    assert asked.choice == found
+    assert asked.parallel_tool_calls is False
+    assert asked.tools == chat(tools=[{"type": "function", "function": definition}]).tools
+    assert not chat(function_call="auto").legacy
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Tool calls in generated text: a table of formats, a reader for the body of each, one streaming
-machine that drives them. Knows text only; which tools exist and what they do is not its business.
+"""Tool calls in generated text: a table of formats, a reader for each way to write a call, one
+streaming machine that drives them, and the grammars that force calls. Knows text only.
 
-A new family of models is a row in `formats` and, where its body is new, a class beside `hermes`.
+A new family of models is a row in `formats` and, where it writes calls as no other does, a reader.
 """

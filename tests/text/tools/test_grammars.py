@@ -6,22 +6,23 @@ import json
 import random
 from typing import Any
 
-import attrs
 import numpy as np
 import pytest
 from fakes import tokenizers
 
 from cortex.errors import BadRequest
 from cortex.text.grammar import source
-from cortex.text.grammar.compiler import GrammarCompiler
-from cortex.text.tools.formats import FORMATS
-from cortex.text.tools.grammars import call_grammar
-from cortex.text.tools.parser import CallFragment, ToolCallParser
+from cortex.text.grammar.compiler import Grammar, GrammarCompiler
+from cortex.text.tokenizer import Tokenizer
+from cortex.text.tools.formats import BY_NAME, COUNT, FORMATS, Arguments, ToolFormat
+from cortex.text.tools.grammars import begins_with_token, call_grammar
+from cortex.text.tools.offer import Offer
+from cortex.text.tools.parser import CallFragment, Part, ToolCallParser
 
 TOKENIZER = tokenizers.byte_level()
 EOS = TOKENIZER.eos_id
 COMPILER = GrammarCompiler(TOKENIZER, [EOS])
-HERMES = next(each for each in FORMATS if each.name == "hermes")
+HERMES = BY_NAME["hermes"]
 
 
 def tool(name: str, parameters: Any = None, **more: Any) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def test_random_calls_come_out_of_the_parser_as_calls_with_their_arguments() -> 
             matcher.accept(token)
             if token != EOS:
                 text += TOKENIZER.token_bytes(token)
-        parser = ToolCallParser(HERMES, lambda: "id")
+        parser = ToolCallParser(HERMES, Offer(), lambda: "id")
         parts = parser.feed(text.decode()) + parser.finish()
         names: list[str] = []
         arguments: dict[int, str] = {}
@@ -151,9 +152,179 @@ def test_schemas_of_tools_have_limits_too() -> None:
     assert caught.value.error_code == "grammar_too_complex"
 
 
-def test_a_format_whose_grammar_is_not_known_cannot_be_forced() -> None:
-    with pytest.raises(BadRequest, match="forced") as caught:
-        call_grammar(
-            attrs.evolve(HERMES, name="elvish"), TOOLS, parallel=True, special=lambda text: None
-        )
-    assert caught.value.param == "tool_choice"
+# Every format
+
+MARKED = tokenizers.with_tokens({marker for row in FORMATS for marker in row.markers})
+VOCABULARIES = {
+    "tokens": (MARKED, GrammarCompiler(MARKED, [MARKED.eos_id])),
+    "text": (TOKENIZER, GrammarCompiler(TOKENIZER, [EOS])),
+}
+PLACE = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 5},
+        "days": {"enum": [1, 2]},
+        "unit": {"enum": ["C", "F"]},
+        "dry": {"type": "boolean"},
+        "near": {"$ref": "#/$defs/Near"},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"Near": {"type": "array", "items": {"type": "integer"}, "maxItems": 2}},
+}
+ALL_TOOLS = [tool("get_weather", PLACE), tool("now"), tool("any", {"type": "object"})]
+NAMES = [row.name for row in FORMATS]
+
+
+def written(row: ToolFormat, *calls: tuple[str, dict[str, Any]]) -> str:
+    """*calls* (names and values) as a model of *row* is trained to write them."""
+    way, pieces = row.spelling, []
+    for name, values in calls:
+        if way.arguments is Arguments.JSON:
+            arguments = json.dumps(values, ensure_ascii=False)
+        elif way.arguments is Arguments.PYTHON:
+            arguments = ", ".join(f"{k}={_literal(v)}" for k, v in values.items())
+        else:
+            tags = way.tags
+            assert tags is not None
+            line = "\n" if tags.lines else ""
+            value_open = "\n" + tags.value_open if tags.value_open else ""
+            arguments = "".join(
+                f"{tags.key_open}{k}{tags.key_end}{value_open}{line}"
+                f"{v if isinstance(v, str) else json.dumps(v)}{line}{tags.value_end}\n"
+                for k, v in values.items()
+            )
+        head = way.before_name + name + way.before_arguments.replace(COUNT, "0")
+        pieces.append(head + arguments + way.after_arguments)
+    return way.begin + way.between.join(pieces) + way.end
+
+
+def _literal(value: Any) -> str:
+    return str(value) if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
+
+
+def taken(row: ToolFormat, vocabulary: str, text: str, *, parallel: bool = True) -> bool:
+    tokenizer, compiler = VOCABULARIES[vocabulary]
+    lark = call_grammar(row, ALL_TOOLS, parallel=parallel, special=tokenizer.control.get)
+    matcher = compiler.compile(source.lark(lark, "tools")).matcher()
+    try:
+        for token in tokenizer.encode(text, special=True):
+            if matcher.ended:
+                return False
+            matcher.accept(token)
+        if not matcher.ended:
+            matcher.accept(tokenizer.eos_id)
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_family_writes_is_what_its_grammar_takes(name: str, vocabulary: str) -> None:
+    row = BY_NAME[name]
+    whole = {"city": "Zü 日", "days": 2, "unit": "C", "dry": True, "near": [1, 2]}
+    for calls in (
+        [("now", {})],
+        [("get_weather", {"city": ""})],
+        [("get_weather", whole)],
+        [("get_weather", {"city": "a", "near": []})],
+        [("any", {"x": "y", "z": "1"})],
+        [("any", {})],
+    ):
+        assert taken(row, vocabulary, written(row, *calls), parallel=False), calls
+    two = written(row, ("now", {}), ("get_weather", {"city": "a", "dry": False}))
+    assert taken(row, vocabulary, two)
+    assert not taken(row, vocabulary, two, parallel=False)
+    refused = [
+        written(row, ("other", {})),
+        written(row, ("now", {"a": 1})),
+        written(row, ("get_weather", {})),
+        written(row, ("get_weather", {"days": 1})),
+        written(row, ("get_weather", {"city": "a", "days": 3})),
+        written(row, ("get_weather", {"city": "a", "unit": "K"})),
+        written(row, ("get_weather", {"city": "a", "near": [1, 2, 3]})),
+        "Well. " + written(row, ("now", {})),
+        written(row, ("now", {})) + " and more",
+        "",
+        "Hello",
+    ]
+    for text in refused:
+        assert not taken(row, vocabulary, text), text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parser_reads_what_the_grammar_takes(name: str) -> None:
+    row = BY_NAME[name]
+    values = {"city": "a'\"\\", "days": 2, "dry": False, "near": [7]}
+    parser = ToolCallParser(row, Offer.of(ALL_TOOLS), lambda: "id")
+    parts = parser.feed(written(row, ("get_weather", values), ("now", {}))) + parser.finish()
+    assert collected(parts) == [("get_weather", values), ("now", {})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_random_calls_come_out_of_the_parser_as_calls(name: str, vocabulary: str) -> None:
+    row, (tokenizer, compiler) = BY_NAME[name], VOCABULARIES[vocabulary]
+    tools = ALL_TOOLS[:2]
+    lark = call_grammar(row, tools, parallel=True, special=tokenizer.control.get)
+    compiled = compiler.compile(source.lark(lark, "tools"))
+    texts = [random_text(compiled, tokenizer, random.Random(seed)) for seed in range(8)]
+    whole = [text for text in texts if text is not None]
+    assert whole
+    for text in whole:
+        parser = ToolCallParser(row, Offer.of(tools), lambda: "id")
+        calls = collected(parser.feed(text) + parser.finish())
+        assert calls
+        for called, values in calls:
+            if called == "now":
+                assert values == {}
+            else:
+                assert {"city"} <= values.keys() <= PLACE["properties"].keys()
+                assert isinstance(values["city"], str)
+                assert values.get("days", 1) in (1, 2)
+                assert isinstance(values.get("dry", True), bool)
+
+
+def random_text(compiled: Grammar, tokenizer: Tokenizer, rng: random.Random) -> str | None:
+    """What the grammar may lead to; None where it has led into text that is no UTF-8, or on and
+    on."""
+    matcher, text = compiled.matcher(), b""
+    ends = [tokenizer.eos_id, *(i for t, i in tokenizer.control.items() if t.startswith("</"))]
+    for _ in range(400):
+        if matcher.ended:
+            break
+        row = np.zeros(-(-tokenizer.id_limit // 32), dtype=np.int32)
+        matcher.fill_mask(row)
+        allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+        likely = [token for token in allowed if token in ends] or allowed
+        token = rng.choice(likely if rng.random() < 0.5 else allowed)
+        matcher.accept(token)
+        if token != tokenizer.eos_id:
+            text += tokenizer.token_bytes(token)
+    try:
+        return text.decode() if matcher.ended else None
+    except UnicodeDecodeError:
+        return None
+
+
+def collected(parts: list[Part]) -> list[tuple[str, Any]]:
+    """The calls of *parts* with their values; there must be no other text than whitespace."""
+    names: list[str] = []
+    arguments: dict[int, str] = {}
+    for part in parts:
+        if isinstance(part, CallFragment):
+            names += [part.name] if part.name else []
+            arguments[part.index] = arguments.get(part.index, "") + part.arguments
+        else:
+            assert not part.text.strip()
+    assert len(names) == len(arguments)
+    return [(n, json.loads(a)) for n, a in zip(names, arguments.values(), strict=True)]
+
+
+def test_only_calls_that_begin_with_a_token_can_be_told_from_text() -> None:
+    told = {row.name for row in FORMATS if begins_with_token(row, MARKED.control.get)}
+    assert told == set(NAMES) - {"pythonic", "llama3_json"}
+    spelled = {row.name for row in FORMATS if begins_with_token(row, TOKENIZER.control.get)}
+    assert spelled == {"hermes", "qwen3_coder", "glm45"}

@@ -1,4 +1,4 @@
-"""The body of Hermes and Qwen tool calls: one JSON object with ``name`` and ``arguments``.
+"""The body of a call that is one JSON object with ``name`` and ``arguments``.
 
 Arguments come out as the raw JSON text that the model writes, as soon as it writes it, when the
 name stands before them (which is how models are trained); else at the end, whole.
@@ -7,62 +7,31 @@ name stands before them (which is how models are trained); else at the end, whol
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 
 from cortex.text.tools.body import BodyState, CallPart
+from cortex.text.tools.json_span import JsonSpan
+from cortex.text.tools.offer import Offer
 
 _SPACE = " \t\r\n"
-_STRUCTURE = re.compile(r'["{}\[\]]')
-_IN_STRING = re.compile(r'["\\]')
-_AFTER_SCALAR = re.compile(r"[\s,}]")
 
 
-class _Span:
-    """Finds the end of one JSON value in text that comes in pieces."""
+class JsonCall:
+    """Reads ``{"name": ..., "arguments": {...}}``; ``parameters`` is taken for ``arguments``.
 
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._scalar = False
-        self._begun = False
+    ``listed``: the object may stand in a list. ``bare``: no marker says that this is a call, so
+    that an object without arguments is none.
+    """
 
-    def end(self, text: str, at: int) -> tuple[int, bool]:
-        """Scan *text* from *at*: the index up to which it belongs to the value, and whether it ends
-        there. An index short of the text's end without an end: an escape is cut in two."""
-        if not self._begun and at < len(text):
-            self._begun = True
-            self._scalar = text[at] not in '"{['
-        if self._scalar:
-            match = _AFTER_SCALAR.search(text, at)
-            return (match.start(), True) if match else (len(text), False)
-        while at < len(text):
-            match = (_IN_STRING if self._in_string else _STRUCTURE).search(text, at)
-            if match is None:
-                return len(text), False
-            at = match.end()
-            if match[0] == "\\":
-                if at == len(text):
-                    return match.start(), False
-                at += 1
-            elif match[0] == '"':
-                self._in_string = not self._in_string
-            else:
-                self._depth += 1 if match[0] in "{[" else -1
-            if self._depth <= 0 and not self._in_string:
-                return at, True
-        return at, False
-
-
-class HermesBody:
-    """Reads ``{"name": ..., "arguments": {...}}``; ``parameters`` is taken for ``arguments``."""
-
-    def __init__(self) -> None:
+    def __init__(self, offer: Offer, *, listed: bool = False, bare: bool = False) -> None:
+        self._offer = offer
+        self._lead = _SPACE + "[" if listed else _SPACE
+        self._bare = bare
         self.state = BodyState.OPEN
         self.started = False
         self._text = ""  # not yet consumed
         self._step: Callable[[], bool] = self._object
-        self._span = _Span()
+        self._span = JsonSpan()
         self._value = ""
         self._key = ""
         self._name: str | None = None
@@ -80,6 +49,9 @@ class HermesBody:
         parts, self._parts = self._parts, []
         return parts
 
+    def finish(self, *, cut: bool) -> list[CallPart]:
+        return []  # a call cut off stays as far as it got, so that nobody takes it for whole
+
     def _fail(self) -> bool:
         # Once the name is out there is no way back: what came is what the client gets.
         self.state = BodyState.DONE if self.started else BodyState.FAILED
@@ -91,7 +63,7 @@ class HermesBody:
         return self._text[:1]
 
     def _object(self) -> bool:
-        following = self._skip()
+        following = self._skip(self._lead)
         if following != "{":
             return self._fail() if following else False
         self._text = self._text[1:]
@@ -109,7 +81,7 @@ class HermesBody:
         return True
 
     def _begin(self, step: Callable[[], bool]) -> None:
-        self._span, self._value = _Span(), ""
+        self._span, self._value = JsonSpan(), ""
         self._step = step
 
     def _take(self) -> tuple[str, bool]:
@@ -175,20 +147,20 @@ class HermesBody:
         except (ValueError, RecursionError):
             return self._fail()
         if self._key == "name":
-            if not isinstance(value, str) or not value:
+            if not isinstance(value, str) or not value or not self._offer.takes(value):
                 return self._fail()
             self._name = self._name or value
         elif self._key in ("arguments", "parameters"):
             # A string holds JSON text already; null is a call without arguments.
             self._arguments = value if isinstance(value, str) else self._value
             if value is None:
-                self._arguments = None
+                self._arguments = "{}"
         self._step = self._member
         return True
 
     def _complete(self) -> bool:
         if not self.started:
-            if self._name is None:
+            if self._name is None or (self._bare and self._arguments is None):
                 return self._fail()
             self.started = True
             self._parts.append(CallPart(self._name, ""))
