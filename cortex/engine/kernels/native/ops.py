@@ -1,0 +1,216 @@
+"""The operations in C; what a kernel does not take goes to torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cortex.engine.kernels.native.arena import Arena
+from cortex.engine.kernels.native.library import Library
+from cortex.engine.kernels.native.products import Memory, PackedProduct
+from cortex.engine.kernels.ops import Angles, Product
+from cortex.engine.kernels.torch_ops import TorchOps
+from cortex.engine.quant.types import QuantType
+
+if TYPE_CHECKING:
+    from cortex.engine.batch import Batch
+
+_DTYPES = (torch.bfloat16, torch.float32)
+_MAX_DIM = 1024
+
+
+class NativeOps(TorchOps):
+    """`cortex.engine.kernels.ops.Ops` on a CPU, for activations in bf16 and fp32.
+
+    As many threads are used as torch uses in the thread that calls. Dense weights are oneDNN's.
+    """
+
+    def __init__(self, library: Library) -> None:
+        super().__init__(torch.device("cpu"))
+        self._library = library
+        self._arena = Arena()
+        self._memory = Memory()
+
+    def copies(self, dtype: torch.dtype, quant: QuantType | None) -> bool:
+        return quant is not None or super().copies(dtype, quant)
+
+    def product_bytes(
+        self, rows: int, inputs: int, dtype: torch.dtype, quant: QuantType | None
+    ) -> int:
+        if quant is None:
+            return super().product_bytes(rows, inputs, dtype, quant)
+        size: int = self._library.packed_bytes(quant.gguf_id, rows, inputs)
+        return size
+
+    def product(
+        self, weight: torch.Tensor, quant: QuantType | None, bias: torch.Tensor | None
+    ) -> Product:
+        if quant is None:
+            return super().product(weight, quant, bias)
+        return PackedProduct(self._library, self._arena, self._memory, weight, quant, bias)
+
+    def embed(
+        self,
+        tokens: torch.Tensor,
+        weight: torch.Tensor,
+        quant: QuantType | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        if quant is None or dtype not in _DTYPES:
+            return super().embed(tokens, weight, quant, dtype)
+        inputs = weight.shape[1] // quant.bytes * quant.block
+        out = torch.empty((len(tokens), inputs), dtype=dtype)
+        outside = self._library.embed(
+            quant.gguf_id,
+            len(weight),
+            inputs,
+            weight.data_ptr(),
+            tokens.contiguous().data_ptr(),
+            len(tokens),
+            out.data_ptr(),
+            dtype is torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        if outside:
+            raise IndexError(f"a token is not one of {len(weight)}")
+        return out
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        if not _plain(x, weight):
+            return super().rms_norm(x, weight, eps)
+        y = torch.empty_like(x)
+        self._norm(x, None, weight, None, y, eps)
+        return y
+
+    def add_rms_norm(
+        self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not _plain(x, delta, weight):
+            return super().add_rms_norm(x, delta, weight, eps)
+        y = torch.empty_like(x)
+        self._norm(x, delta, weight, x, y, eps)
+        return x, y
+
+    def _norm(
+        self,
+        x: torch.Tensor,
+        delta: torch.Tensor | None,
+        weight: torch.Tensor,
+        total: torch.Tensor | None,
+        y: torch.Tensor,
+        eps: float,
+    ) -> None:
+        self._library.norm(
+            x.data_ptr(),
+            None if delta is None else delta.data_ptr(),
+            weight.data_ptr(),
+            None if total is None else total.data_ptr(),
+            y.data_ptr(),
+            x.numel() // x.shape[-1],
+            x.shape[-1],
+            eps,
+            x.dtype is torch.bfloat16,
+            torch.get_num_threads(),
+        )
+
+    def place(
+        self,
+        qkv: torch.Tensor,
+        norms: tuple[torch.Tensor, torch.Tensor] | None,
+        angles: Angles,
+        eps: float,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> torch.Tensor:
+        tokens = len(qkv)
+        kv_heads, dim = keys.shape[2:]
+        if not _plain(qkv, keys, values, *(norms or ())) or dim > _MAX_DIM:
+            return super().place(qkv, norms, angles, eps, keys, values, slots)
+        heads = qkv.shape[1] // dim - 2 * kv_heads
+        q = torch.empty((tokens, heads, dim), dtype=qkv.dtype)
+        self._library.place(
+            qkv.data_ptr(),
+            None if norms is None else norms[0].data_ptr(),
+            None if norms is None else norms[1].data_ptr(),
+            angles.cos.data_ptr(),
+            angles.sin.data_ptr(),
+            eps,
+            slots.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            q.data_ptr(),
+            tokens,
+            heads,
+            kv_heads,
+            dim,
+            qkv.dtype is torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return q
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        batch: Batch,
+        window: int | None,
+    ) -> torch.Tensor:
+        tokens, heads, dim = q.shape
+        if not _plain(q, keys, values) or dim > _MAX_DIM:
+            return super().attend(q, keys, values, batch, window)
+        block, kv_heads = keys.shape[1:3]
+        tables, decodes, longest = batch.tables, batch.decodes, batch.longest
+        threads = torch.get_num_threads()
+        size = self._library.attend_memory(heads, kv_heads, dim, decodes, longest, threads)
+        out = torch.empty((tokens, heads * dim), dtype=q.dtype)
+        self._library.attend(
+            q.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            out.data_ptr(),
+            tables.data_ptr(),
+            batch.firsts.data_ptr(),
+            batch.lengths.data_ptr(),
+            len(tables),
+            tables.stride(0),
+            decodes,
+            longest,
+            heads,
+            kv_heads,
+            dim,
+            block,
+            window or 0,
+            dim**-0.5,
+            q.dtype is torch.bfloat16,
+            self._memory.at_least(size),
+            threads,
+        )
+        return out
+
+    def silu_mul(self, both: torch.Tensor) -> torch.Tensor:
+        if not _plain(both):
+            return super().silu_mul(both)
+        rows, width = both.shape
+        y = torch.empty((rows, width // 2), dtype=both.dtype)
+        self._library.silu_mul(
+            both.data_ptr(),
+            y.data_ptr(),
+            rows,
+            width // 2,
+            both.dtype is torch.bfloat16,
+            torch.get_num_threads(),
+        )
+        return y
+
+
+def _plain(first: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether a kernel takes them: contiguous, and of one dtype that there are kernels for."""
+    dtype = first.dtype
+    return (
+        dtype in _DTYPES
+        and first.is_contiguous()
+        and all(other.dtype is dtype and other.is_contiguous() for other in others)
+    )
