@@ -21,11 +21,17 @@ typedef struct {
   float scale;
 } Attention;
 
+/* Where the key at position *from* is in a cache. */
+INLINE int64_t place_of(const Attention *a, const int32_t *table, int64_t from, int64_t head) {
+  int64_t slot = table[from / a->block] * a->block + from % a->block;
+  return (slot * a->kv_heads + head) * a->dim;
+}
+
 /* Keys *from* to *from + count*, within one block, as fp32 rows of `padded`, zero beyond dim. */
 INLINE const float *rows_of(const Attention *a, const void *cache, const int32_t *table,
                             int64_t from, int count, int64_t head, float *room, int64_t *step,
                             int bf16) {
-  int64_t at = ((table[from / a->block] * a->block + from % a->block) * a->kv_heads + head) * a->dim;
+  int64_t at = place_of(a, table, from, head);
   int64_t stride = a->kv_heads * a->dim;
   if (!bf16 && a->dim == a->padded) {
     *step = stride;
@@ -57,47 +63,70 @@ static int64_t decode_floats(const Attention *a) {
   return group * (2 * a->padded + KEYS) + 2 * KEYS * a->padded;
 }
 
-/* scores[count] of one query with *count* keys. */
-INLINE void score(const float *q, const float *keys, int64_t step, int count, int64_t padded,
-                  float *scores) {
+/* scores[h * KEYS + t] of *heads* queries, one or two, with *count* keys. */
+INLINE void score(const float *q, const int heads, const void *keys, int64_t step, int count,
+                  int64_t padded, float *scores, int bf16) {
   int t = 0;
   for (; t + 4 <= count; t += 4) {
-    vf sum[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    vf sum[2][4];
+    for (int j = 0; j < 4; j++) sum[0][j] = sum[1][j] = vf_zero();
     for (int64_t i = 0; i < padded; i += LANES) {
-      vf query = vf_load(q + i);
-      for (int j = 0; j < 4; j++)
-        sum[j] = vf_fma(query, vf_load(keys + (t + j) * step + i), sum[j]);
+      vf query[2];
+      for (int h = 0; h < heads; h++) query[h] = vf_load(q + h * padded + i);
+UNROLL
+      for (int j = 0; j < 4; j++) {
+        vf key = vf_get(keys, (t + j) * step + i, bf16);
+        for (int h = 0; h < heads; h++) sum[h][j] = vf_fma(query[h], key, sum[h][j]);
+      }
     }
-    for (int j = 0; j < 4; j++) scores[t + j] = vf_sum(sum[j]);
+    for (int h = 0; h < heads; h++)
+      vf_sum4(scores + h * KEYS + t, sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
   }
-  for (; t < count; t++) {
-    vf sum = vf_zero();
-    for (int64_t i = 0; i < padded; i += LANES)
-      sum = vf_fma(vf_load(q + i), vf_load(keys + t * step + i), sum);
-    scores[t] = vf_sum(sum);
-  }
+  for (; t < count; t++)
+    for (int h = 0; h < heads; h++) {
+      vf sum = vf_zero();
+      for (int64_t i = 0; i < padded; i += LANES)
+        sum = vf_fma(vf_load(q + h * padded + i), vf_get(keys, t * step + i, bf16), sum);
+      scores[h * KEYS + t] = vf_sum(sum);
+    }
 }
 
 /* Scores to weights e^(score - top); the gathered row is rescaled to the new top. */
 INLINE void soften(float *scores, int count, float *top, float *total, float *gathered,
                    int64_t padded) {
-  float high = *top;
-  for (int t = 0; t < count; t++) high = scores[t] > high || scores[t] != scores[t] ? scores[t] : high;
-  if (high != *top) {
+  for (int t = count; t < KEYS; t++) scores[t] = -INFINITY;
+  vf most = vf_load(scores), sum = vf_zero();
+  for (int t = LANES; t < KEYS; t += LANES) most = vf_max(most, vf_load(scores + t));
+  float high = vf_highest(most);
+  if (high > *top) {
     float kept = expf(*top - high);
     for (int64_t i = 0; i < padded; i += LANES)
       vf_store(gathered + i, vf_mul(vf_load(gathered + i), vf_set1(kept)));
     *total *= kept;
     *top = high;
   }
-  for (int t = count; t < KEYS; t++) scores[t] = -INFINITY;
-  vf sum = vf_zero();
   for (int t = 0; t < KEYS; t += LANES) {
-    vf weight = vf_exp(vf_sub(vf_load(scores + t), vf_set1(high)));
+    vf weight = vf_exp(vf_sub(vf_load(scores + t), vf_set1(*top)));
     vf_store(scores + t, weight);
     sum = vf_add(sum, weight);
   }
   *total += vf_sum(sum);
+}
+
+/* What *count* keys and values add to the gathered rows of a group. */
+INLINE void decode_keys(const Attention *a, const float *q, const void *k, const void *v,
+                        int64_t step, int count, float *scores, float *result, int bf16) {
+  int group = (int)(a->heads / a->kv_heads), g = 0;
+  int64_t padded = a->padded, apart = padded + 16;
+  for (; g + 2 <= group; g += 2)
+    score(q + g * padded, 2, k, step, count, padded, scores + g * KEYS, bf16);
+  if (g < group) score(q + g * padded, 1, k, step, count, padded, scores + g * KEYS, bf16);
+  for (g = 0; g < group; g++) {
+    float *gathered = result + g * apart;
+    soften(scores + g * KEYS, count, gathered + padded, gathered + padded + 1, gathered, padded);
+  }
+  if (bf16) multiply_bf16(scores, KEYS, 1, v, step, result, apart, group, count, (int)padded);
+  else multiply(scores, KEYS, 1, v, step, result, apart, group, count, (int)padded);
 }
 
 /* One row, key head and segment: top, total and gathered values of each head to *result*. */
@@ -121,15 +150,16 @@ INLINE void decode_segment(const Attention *a, int64_t row, int64_t head, int64_
   }
   for (int count; from < end; from += count) {
     count = run_of(a, from, end);
-    int64_t step;
-    const float *k = rows_of(a, a->keys, table, from, count, head, keys, &step, bf16);
-    for (int64_t g = 0; g < group; g++) {
-      float *gathered = result + g * (padded + 16);
-      score(q + g * padded, k, step, count, padded, scores + g * KEYS);
-      soften(scores + g * KEYS, count, gathered + padded, gathered + padded + 1, gathered, padded);
+    if (bf16 && a->dim == padded) { /* as they are */
+      int64_t at = place_of(a, table, from, head), step = a->kv_heads * a->dim;
+      const uint16_t *k = (const uint16_t *)a->keys + at, *v = (const uint16_t *)a->values + at;
+      decode_keys(a, q, k, v, step, count, scores, result, 1);
+    } else {
+      int64_t step;
+      const float *k = rows_of(a, a->keys, table, from, count, head, keys, &step, bf16);
+      const float *v = rows_of(a, a->values, table, from, count, head, values, &step, bf16);
+      decode_keys(a, q, k, v, step, count, scores, result, 0);
     }
-    const float *v = rows_of(a, a->values, table, from, count, head, values, &step, bf16);
-    multiply(scores, KEYS, 1, v, step, result, padded + 16, (int)group, count, (int)padded);
   }
 }
 
@@ -140,7 +170,7 @@ INLINE void merge(const Attention *a, const float *parts, int64_t count, int64_t
   float top = LOWEST, total = 0, sum[MAX_DIM];
   for (int64_t s = 0; s < count; s++) {
     float high = parts[s * apart + padded];
-    if (high > top || high != high) top = high;
+    if (high > top) top = high;
   }
   memset(sum, 0, (size_t)padded * 4);
   for (int64_t s = 0; s < count; s++) {
@@ -164,20 +194,24 @@ INLINE int64_t tile_columns(const Attention *a) {
   return round_up(tile_queries(a) * (a->heads / a->kv_heads), 16);
 }
 
-/* Queries along the lanes, scores, gathered rows, three numbers a query, two tiles of rows. */
+/* Queries along the lanes, scores, gathered rows, four numbers a query, two tiles of rows. */
 static int64_t chunk_floats(const Attention *a) {
   int64_t columns = tile_columns(a);
   return columns * (2 * a->padded + KEYS + 4) + 2 * KEYS * a->padded;
 }
 
-/* The position of the query in each column; what pads the last tile goes on counting. */
-INLINE void hide(float *scores, int64_t columns, int64_t group, int64_t first, int64_t from,
-                 int count, int64_t window) {
-  for (int t = 0; t < count; t++)
-    for (int64_t c = 0; c < columns; c++) {
-      int64_t behind = first + c / group - (from + t);
-      if (behind < 0 || (window && behind >= window)) scores[t * columns + c] = -INFINITY;
+/* Take out the keys that a column's query, at position place[column], does not see. */
+INLINE void hide(float *scores, int64_t columns, const float *place, int64_t from, int count,
+                 int64_t window) {
+  for (int64_t c = 0; c < columns; c += LANES) {
+    vf last = vf_load(place + c), first = vf_sub(last, vf_set1((float)(window - 1)));
+    for (int t = 0; t < count; t++) {
+      vf key = vf_set1((float)(from + t)), none = vf_set1(-INFINITY);
+      vf seen = vf_where_less(last, key, none, vf_load(scores + t * columns + c));
+      if (window) seen = vf_where_less(key, first, none, seen);
+      vf_store(scores + t * columns + c, seen);
     }
+  }
 }
 
 /* Scores `(count, columns)` to weights, column by column; kept[] is what rescales the gathered. */
@@ -211,12 +245,14 @@ INLINE void chunk_tile(const Attention *a, int64_t sequence, int64_t head, int64
   const int32_t *table = a->tables + sequence * a->width;
   float *q = room, *scores = q + columns * padded, *gathered = scores + KEYS * columns;
   float *top = gathered + columns * padded, *total = top + columns, *kept = total + columns;
-  float *keys = kept + 2 * columns, *values = keys + KEYS * padded;
+  float *place = kept + columns; /* positions: below 2^24, which fp32 tells apart */
+  float *keys = place + columns, *values = keys + KEYS * padded;
   memset(q, 0, (size_t)(columns * padded) * 4);
   memset(gathered, 0, (size_t)(columns * padded) * 4);
   for (int64_t c = 0; c < columns; c++) {
     top[c] = LOWEST;
     total[c] = 0;
+    place[c] = (float)(first + c / group);
     int64_t at = ((row + c / group) * a->heads + head * group + c % group) * a->dim;
     for (int64_t i = 0; c < used && i < a->dim; i++)
       q[i * columns + c] = get(a->q, at + i, bf16) * a->scale;
@@ -229,7 +265,7 @@ INLINE void chunk_tile(const Attention *a, int64_t sequence, int64_t head, int64
     memset(scores, 0, (size_t)(count * columns) * 4);
     multiply(k, step, 1, q, columns, scores, columns, count, (int)padded, (int)columns);
     if (from + count - 1 > first || (a->window && from <= last - a->window))
-      hide(scores, columns, group, first, from, count, a->window);
+      hide(scores, columns, place, from, count, a->window);
     if (soften_columns(scores, count, columns, top, total, kept))
       for (int64_t c = 0; c < used; c++)
         for (int64_t i = 0; i < padded; i += LANES) {

@@ -80,6 +80,16 @@ INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
+INLINE float vf_highest(vf a) { return _mm512_reduce_max_ps(a); }
+/* The sums of four vectors, to p[0] to p[3]. */
+INLINE void vf_sum4(float *p, vf a, vf b, vf c, vf d) {
+  vf ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  vf cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  vf low = _mm512_shuffle_ps(ab, cd, 0x44), high = _mm512_shuffle_ps(ab, cd, 0xee);
+  vf all = _mm512_add_ps(low, high);
+  __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 /* b where x < y, else a. */
 INLINE vf vf_where_less(vf x, vf y, vf b, vf a) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), a, b);
@@ -157,6 +167,15 @@ INLINE float vf_sum(vf a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE float vf_highest(vf a) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE void vf_sum4(float *p, vf a, vf b, vf c, vf d) {
+  vf all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 INLINE vf vf_where_less(vf x, vf y, vf b, vf a) {
   return _mm256_blendv_ps(a, b, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
@@ -258,6 +277,10 @@ INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 INLINE vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 INLINE float vf_sum(vf a) { return vaddvq_f32(a); }
+INLINE float vf_highest(vf a) { return vmaxvq_f32(a); }
+INLINE void vf_sum4(float *p, vf a, vf b, vf c, vf d) {
+  vst1q_f32(p, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
 INLINE vf vf_where_less(vf x, vf y, vf b, vf a) { return vbslq_f32(vcltq_f32(x, y), b, a); }
 INLINE vf vf_load_bf16(const uint16_t *p) {
   return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
@@ -344,6 +367,14 @@ INLINE vf vf_fma(vf a, vf b, vf c) { EACH(vf, 4, a.v[i] * b.v[i] + c.v[i]); }
 INLINE vf vf_max(vf a, vf b) { EACH(vf, 4, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 INLINE vf vf_min(vf a, vf b) { EACH(vf, 4, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 INLINE float vf_sum(vf a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
+INLINE float vf_highest(vf a) {
+  float top = a.v[0];
+  for (int i = 1; i < 4; i++) top = a.v[i] > top ? a.v[i] : top;
+  return top;
+}
+INLINE void vf_sum4(float *p, vf a, vf b, vf c, vf d) {
+  p[0] = vf_sum(a), p[1] = vf_sum(b), p[2] = vf_sum(c), p[3] = vf_sum(d);
+}
 INLINE vf vf_where_less(vf x, vf y, vf b, vf a) {
   EACH(vf, 4, x.v[i] < y.v[i] ? b.v[i] : a.v[i]);
 }
