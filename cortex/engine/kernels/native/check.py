@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from cortex.engine.kernels.native.arena import Arena
 from cortex.engine.kernels.native.library import Library
-from cortex.engine.kernels.native.products import Memory, PackedProduct
+from cortex.engine.kernels.native.products import Memory, dense_product, packed_product
 from cortex.engine.quant.types import Q4_K, Q8_0, QuantType
 
 
@@ -19,7 +19,9 @@ def check(library: Library) -> None:
     """Compare products, a norm and attention with torch. Raises `CheckFailed`."""
     random = torch.Generator().manual_seed(0)
     for kind in (Q8_0, Q4_K):
-        _check_product(library, kind, random)
+        _check_packed(library, kind, random)
+    if library.dense_bytes(1, 1) > 0:
+        _check_dense(library, random)
     _check_norm(library, random)
     _check_attention(library, random)
 
@@ -30,7 +32,7 @@ def _compare(what: str, found: torch.Tensor, wanted: torch.Tensor, bound: float)
         raise CheckFailed(f"{what} is off by {error:.1e}")
 
 
-def _check_product(library: Library, kind: QuantType, random: torch.Generator) -> None:
+def _check_packed(library: Library, kind: QuantType, random: torch.Generator) -> None:
     rows, inputs = 35, 512
     packed = torch.randint(
         0, 256, (rows, inputs // kind.block, kind.bytes), generator=random, dtype=torch.uint8
@@ -43,11 +45,18 @@ def _check_product(library: Library, kind: QuantType, random: torch.Generator) -
     library.embed(
         kind.gguf_id, rows, inputs, address, ids.data_ptr(), rows, weight.data_ptr(), False, 1
     )
-    product = PackedProduct(library, Arena(), Memory(), packed, kind, None)
+    product = packed_product(library, Arena(), Memory(), packed, kind, None)
     x = torch.randn(11, inputs, generator=random)
     _compare(f"a {kind.name} product in fp32", product(x), x @ weight.T, 1e-4)
     rounded = x.bfloat16()
     _compare(f"a {kind.name} product in bf16", product(rounded), rounded.float() @ weight.T, 0.03)
+
+
+def _check_dense(library: Library, random: torch.Generator) -> None:
+    weight = torch.randn(35, 70, generator=random).bfloat16()
+    x = torch.randn(11, 70, generator=random).bfloat16()
+    product = dense_product(library, Arena(), Memory(), weight, None)
+    _compare("a dense product", product(x), x.float() @ weight.float().T, 0.01)
 
 
 def _check_norm(library: Library, random: torch.Generator) -> None:

@@ -13,7 +13,11 @@
 
 #include "formats.c"
 
-#include "products.c"
+#include "packed.c"
+
+#include "dense.c"
+
+#include "product.c"
 
 #include "rows.c"
 

@@ -18,7 +18,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "packed_bytes": (_SIZE, [_SIZE] * 3),
     "pack": (None, [_SIZE] * 3 + [_POINTER] * 2 + [_SIZE]),
     "embed": (_SIZE, [_SIZE] * 3 + [_POINTER] * 2 + [_SIZE, _POINTER] + [_SIZE] * 2),
-    "product_memory": (_SIZE, [_SIZE] * 2),
+    "dense_bytes": (_SIZE, [_SIZE] * 2),
+    "dense_pack": (None, [_SIZE] * 2 + [_POINTER] * 2 + [_SIZE]),
+    "product_memory": (_SIZE, [_SIZE] * 3),
     "product": (None, [_SIZE] * 3 + [_POINTER] * 4 + [_SIZE] * 2 + [_POINTER, _SIZE]),
     "norm": (None, [_POINTER] * 5 + [_SIZE] * 2 + [c_float] + [_SIZE] * 2),
     "silu_mul": (None, [_POINTER] * 2 + [_SIZE] * 4),
@@ -41,6 +43,8 @@ class Library:
     packed_bytes: Any
     pack: Any
     embed: Any
+    dense_bytes: Any
+    dense_pack: Any
     product_memory: Any
     product: Any
     norm: Any

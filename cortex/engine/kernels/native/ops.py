@@ -8,7 +8,7 @@ import torch
 
 from cortex.engine.kernels.native.arena import Arena
 from cortex.engine.kernels.native.library import Library
-from cortex.engine.kernels.native.products import Memory, PackedProduct
+from cortex.engine.kernels.native.products import Memory, dense_product, packed_product
 from cortex.engine.kernels.ops import Angles, Product
 from cortex.engine.kernels.torch_ops import TorchOps
 from cortex.engine.quant.types import QuantType
@@ -23,7 +23,8 @@ _MAX_DIM = 1024
 class NativeOps(TorchOps):
     """`cortex.engine.kernels.ops.Ops` on a CPU, for activations in bf16 and fp32.
 
-    As many threads are used as torch uses in the thread that calls. Dense weights are oneDNN's.
+    As many threads are used as torch uses in the thread that calls. Dense weights are multiplied
+    by here in bf16 on a processor that has instructions for it, else by oneDNN.
     """
 
     def __init__(self, library: Library) -> None:
@@ -33,22 +34,32 @@ class NativeOps(TorchOps):
         self._memory = Memory()
 
     def copies(self, dtype: torch.dtype, quant: QuantType | None) -> bool:
-        return quant is not None or super().copies(dtype, quant)
+        return quant is not None or self._is_dense(dtype) or super().copies(dtype, quant)
 
     def product_bytes(
         self, rows: int, inputs: int, dtype: torch.dtype, quant: QuantType | None
     ) -> int:
-        if quant is None:
-            return super().product_bytes(rows, inputs, dtype, quant)
-        size: int = self._library.packed_bytes(quant.gguf_id, rows, inputs)
+        if quant is not None:
+            size: int = self._library.packed_bytes(quant.gguf_id, rows, inputs)
+        elif self._is_dense(dtype):
+            size = self._library.dense_bytes(rows, inputs)
+        else:
+            size = super().product_bytes(rows, inputs, dtype, quant)
         return size
 
     def product(
         self, weight: torch.Tensor, quant: QuantType | None, bias: torch.Tensor | None
     ) -> Product:
-        if quant is None:
-            return super().product(weight, quant, bias)
-        return PackedProduct(self._library, self._arena, self._memory, weight, quant, bias)
+        library, arena, memory = self._library, self._arena, self._memory
+        if quant is not None:
+            return packed_product(library, arena, memory, weight, quant, bias)
+        if self._is_dense(weight.dtype):
+            return dense_product(library, arena, memory, weight, bias)
+        return super().product(weight, quant, bias)
+
+    def _is_dense(self, dtype: torch.dtype) -> bool:
+        """Whether there are kernels for dense weights of *dtype*."""
+        return dtype is torch.bfloat16 and self._library.dense_bytes(1, 1) > 0
 
     def embed(
         self,
@@ -124,7 +135,7 @@ class NativeOps(TorchOps):
         values: torch.Tensor,
         slots: torch.Tensor,
     ) -> torch.Tensor:
-        tokens = len(qkv)
+        tokens = qkv.shape[0]
         kv_heads, dim = keys.shape[2:]
         if not _plain(qkv, keys, values, *(norms or ())) or dim > _MAX_DIM:
             return super().place(qkv, norms, angles, eps, keys, values, slots)
@@ -174,8 +185,7 @@ class NativeOps(TorchOps):
             tables.data_ptr(),
             batch.firsts.data_ptr(),
             batch.lengths.data_ptr(),
-            len(tables),
-            tables.stride(0),
+            *tables.shape,
             decodes,
             longest,
             heads,
@@ -206,11 +216,12 @@ class NativeOps(TorchOps):
         return y
 
 
-def _plain(first: torch.Tensor, *others: torch.Tensor) -> bool:
+def _plain(*tensors: torch.Tensor) -> bool:
     """Whether a kernel takes them: contiguous, and of one dtype that there are kernels for."""
-    dtype = first.dtype
-    return (
-        dtype in _DTYPES
-        and first.is_contiguous()
-        and all(other.dtype is dtype and other.is_contiguous() for other in others)
-    )
+    dtype = tensors[0].dtype
+    if dtype not in _DTYPES:
+        return False
+    for tensor in tensors:  # noqa: SIM110  quicker than all(), and this runs often in each layer
+        if tensor.dtype is not dtype or not tensor.is_contiguous():
+            return False
+    return True

@@ -1,6 +1,8 @@
-"""Products with packed weights in the native layout."""
+"""Products with weights in the native layouts."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 
@@ -9,6 +11,7 @@ from cortex.engine.kernels.native.library import Library
 from cortex.engine.quant.types import QuantType
 
 _ALIGNMENT = 64  # bytes
+_DENSE = 30  # GGUF's number for bf16
 
 
 class Memory:
@@ -17,70 +20,95 @@ class Memory:
     def __init__(self) -> None:
         self._held = torch.empty(0, dtype=torch.uint8)
         self._start = 0
+        self._size = 0
 
     def at_least(self, size: int) -> int:
-        """The address of *size* bytes, aligned to a cache line."""
-        if len(self._held) < size + _ALIGNMENT:
+        """The address of *size* bytes, aligned to a cache line; good while this object lives."""
+        if size > self._size:
             self._held = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
             self._start = -(-self._held.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+            self._size = size
         return self._start
 
 
-class PackedProduct:
-    """``(tokens, inputs)`` times a packed weight, in bf16 or fp32.
-
-    In bf16 activations are rounded to 8 bits, in blocks of 32; in fp32 the product is exact but for
-    rounding. A row's result does not depend on the rows that come with it.
-    """
+class NativeProduct:
+    """``(tokens, inputs)`` times a weight whose layout is *laid*, to ``(tokens, rows)``."""
 
     def __init__(
         self,
         library: Library,
-        arena: Arena,
         memory: Memory,
-        weight: torch.Tensor,
-        quant: QuantType,
+        laid: torch.Tensor,
+        kind: int,
+        rows: int,
+        inputs: int,
         bias: torch.Tensor | None,
     ) -> None:
-        self._run = library.product
-        self._memory_for = library.product_memory
-        self._memory = memory
-        self._rows = len(weight)
-        self._inputs = weight.shape[1] // quant.bytes * quant.block
-        self._kind = quant.gguf_id
-        size = library.packed_bytes(self._kind, self._rows, self._inputs)
-        self._tiles = arena.take(size)
-        self._address = self._tiles.data_ptr()
+        self._laid = laid
         self._bias = bias
-        library.pack(
-            self._kind,
-            self._rows,
-            self._inputs,
-            weight.contiguous().data_ptr(),
-            self._address,
-            torch.get_num_threads(),
-        )
+        self._rows = rows
+        self._memory = memory
+        self._wanted = partial(library.product_memory, kind, inputs)
+        self._sizes: dict[int, int] = {}
+        address = None if bias is None else bias.data_ptr()
+        self._run = partial(library.product, kind, rows, inputs, laid.data_ptr(), address)
 
     @property
     def bytes(self) -> int:
-        return self._tiles.nbytes
+        return self._laid.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = len(x)
-        x = x.contiguous()
+        tokens = x.shape[0]
+        if not x.is_contiguous():
+            x = x.contiguous()
+        size = self._sizes.get(tokens)
+        if size is None:
+            size = self._sizes[tokens] = self._wanted(tokens)
         y = torch.empty((tokens, self._rows), dtype=x.dtype)
-        bias = self._bias
         self._run(
-            self._kind,
-            self._rows,
-            self._inputs,
-            self._address,
-            None if bias is None else bias.data_ptr(),
             x.data_ptr(),
             y.data_ptr(),
             tokens,
             x.dtype is torch.bfloat16,
-            self._memory.at_least(self._memory_for(self._inputs, tokens)),
+            self._memory.at_least(size),
             torch.get_num_threads(),
         )
         return y
+
+
+def packed_product(
+    library: Library,
+    arena: Arena,
+    memory: Memory,
+    weight: torch.Tensor,
+    quant: QuantType,
+    bias: torch.Tensor | None,
+) -> NativeProduct:
+    """A packed *weight* for activations in bf16 or fp32, which *bias* is in, too.
+
+    In bf16 activations are rounded to 8 bits, in blocks of 32; in fp32 the product is exact but for
+    rounding. A row's result does not depend on the rows that come with it.
+    """
+    kind, rows = quant.gguf_id, weight.shape[0]
+    inputs = weight.shape[1] // quant.bytes * quant.block
+    laid = arena.take(library.packed_bytes(kind, rows, inputs))
+    weight = weight.contiguous()
+    threads = torch.get_num_threads()
+    library.pack(kind, rows, inputs, weight.data_ptr(), laid.data_ptr(), threads)
+    return NativeProduct(library, memory, laid, kind, rows, inputs, bias)
+
+
+def dense_product(
+    library: Library,
+    arena: Arena,
+    memory: Memory,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> NativeProduct:
+    """A bf16 *weight* for bf16 activations, where `Library.dense_bytes` is positive."""
+    rows, inputs = weight.shape
+    laid = arena.take(library.dense_bytes(rows, inputs))
+    weight = weight.contiguous()
+    threads = torch.get_num_threads()
+    library.dense_pack(rows, inputs, weight.data_ptr(), laid.data_ptr(), threads)
+    return NativeProduct(library, memory, laid, _DENSE, rows, inputs, bias)

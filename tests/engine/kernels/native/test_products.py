@@ -149,3 +149,33 @@ def test_the_layout_takes_hardly_more_than_the_format(ops):
         # A scale of Q2_K has 4 bits in the file and 8 here.
         bound = 1.25 if kind is Q2_K else 1.07
         assert 1 <= ours / (1024 * kind.row_bytes(1024)) < bound
+
+
+@pytest.fixture
+def dense_ops(ops) -> NativeOps:
+    if not ops._is_dense(BF16):
+        pytest.skip("this variant leaves dense weights to torch")
+    return ops
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(1, 1), (16, 32), (37, 33), (50, 127), (33, 1024)])
+def test_dense_weights_in_bf16(dense_ops, rows, inputs):
+    torch.manual_seed(rows)
+    weight, bias = torch.randn(rows, inputs).to(BF16), torch.randn(rows).to(BF16)
+    plain, biased = (dense_ops.product(weight, None, b) for b in (None, bias))
+    assert plain.bytes == dense_ops.product_bytes(rows, inputs, BF16, None)
+    for tokens in (0, 1, 2, 3, 7, 8, 17, 129):
+        x = torch.randn(tokens, inputs).to(BF16)
+        exact = x.double() @ weight.double().T
+        for found, wanted in ((plain(x), exact), (biased(x), exact + bias)):
+            assert found.shape == wanted.shape
+            bound = 2**-8 * wanted.abs() + 1e-5 * inputs
+            assert ((found.double() - wanted).abs() <= bound).all()
+
+
+def test_a_token_has_the_same_dense_result_whatever_comes_with_it(dense_ops):
+    product = dense_ops.product(torch.randn(40, 300).to(BF16), None, None)
+    x = torch.randn(17, 300).to(BF16)
+    together = product(x)
+    for token in range(len(x)):
+        assert torch.equal(product(x[token : token + 1])[0], together[token])
