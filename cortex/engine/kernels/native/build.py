@@ -107,7 +107,7 @@ def _processor() -> str:
             key, _, value = line.partition(":")
             if key.strip() in kept and value not in lines:
                 lines.append(value)
-    return "\n".join((platform.machine(), platform.system(), platform.processor(), *lines))
+    return "\n".join((platform.machine(), platform.system(), *lines))
 
 
 def _compile(command: list[str], library: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -141,16 +142,28 @@ def test_a_broken_compiler_is_an_error_in_words(environ, tmp_path: Path, text, w
 
 
 def test_a_compiler_that_hangs_is_ended_with_its_children(environ, tmp_path: Path, monkeypatch):
-    pids = tmp_path / "pids"
-    text = VERSION_ONLY + f"sleep 300 &\necho $! $$ > {pids}.new; mv {pids}.new {pids}\nwait\n"
+    held = tmp_path / "held"  # open for writing in the compiler and in its child
+    os.mkfifo(held)
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    text = VERSION_ONLY + f"exec 9> {held}\nsleep 300 &\necho started\nwait\n"
     script(Path(environ["CC"]), text)
-    monkeypatch.setattr(module, "COMPILE_SECONDS", 1)
-    with pytest.raises(BuildError, match="took longer than 1 s"):
-        build(environ)
+    communicate = subprocess.Popen.communicate
+
+    def passed(process: subprocess.Popen[str], timeout: float) -> tuple[str, None]:
+        if "--version" in process.args:
+            return communicate(process, timeout=timeout)
+        assert process.stdout.readline() == "started\n"
+        raise subprocess.TimeoutExpired(process.args, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", passed)
+    try:
+        with pytest.raises(BuildError, match="took longer than 120 s"):
+            build(environ)
+        assert select.select([reader], [], [], 60)[0]  # nobody holds it any more
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
     assert not leftovers(tmp_path)
-    for pid in pids.read_text().split():
-        status = Path(f"/proc/{pid}/stat")
-        assert not status.exists() or status.read_text().split()[2] == "Z"
 
 
 def test_a_cache_that_others_can_write_to_is_refused(environ, tmp_path: Path):
