@@ -7,6 +7,7 @@ same bits that its own package computes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -137,9 +138,14 @@ def _q6_k(blocks: torch.Tensor) -> torch.Tensor:
     return (scale[:, :, None] * (q.float() - 32)).flatten(1)
 
 
+@cache
+def _iq4_values(device: torch.device) -> torch.Tensor:
+    """Kept: while a CUDA graph is captured nothing can be copied from the host."""
+    return torch.tensor(IQ4_VALUES, dtype=torch.float32, device=device)
+
+
 def _iq4(q: torch.Tensor) -> torch.Tensor:
-    values = torch.tensor(IQ4_VALUES, dtype=torch.float32, device=q.device)
-    return values[q.int()]
+    return _iq4_values(q.device)[q.int()]
 
 
 def _iq4_nl(blocks: torch.Tensor) -> torch.Tensor:
