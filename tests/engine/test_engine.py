@@ -73,6 +73,7 @@ def test_preemption_changes_nothing(open_tiny):
         alone.add(ask(str(i), prompt, max_tokens=90))
         wanted.append(tokens_of(drain(alone)[str(i)]))
     crowded = open_tiny(blocks=8, max_batch=6, max_batch_tokens=64)
+    crowded.scheduler.look_ahead = 0
     for i, prompt in enumerate(directory_prompts):
         crowded.add(ask(str(i), prompt, max_tokens=90))
     events = drain(crowded)

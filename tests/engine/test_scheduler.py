@@ -21,6 +21,7 @@ MACHINES = st.fixed_dictionaries(
         "max_batch": st.integers(1, 5),
         "max_batch_tokens": st.integers(0, 12),
         "overlap": st.booleans(),
+        "look_ahead": st.sampled_from((0, 1, 4, 1000)),
     }
 )
 MOVES = st.lists(
@@ -70,6 +71,8 @@ def test_any_history_leaks_nothing_and_starves_nobody(shape: dict[str, int], mov
     assert machine.pool.used == 0
     assert machine.pool.free == machine.pool.blocks
     assert len(machine.scheduler.waiting) == 0
+    if shape["look_ahead"] == 1000:  # everyone's whole completion was reserved
+        assert machine.scheduler.preemptions == 0
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -112,8 +115,43 @@ def test_a_prompt_is_admitted_only_when_all_its_blocks_are_there():
     assert m.scheduler.preemptions == 0
 
 
+@pytest.mark.parametrize(("look_ahead", "together"), [(9, True), (10, False)])
+def test_what_the_running_need_soon_is_not_given_away(look_ahead, together):
+    # Each has 2 blocks of 4 tokens, and needs 4 with 9 tokens more, 5 with 10.
+    m = machine(blocks=8, max_batch_tokens=32, look_ahead=look_ahead)
+    m.add((1,) * 7, 40)
+    second = m.add((2,) * 7, 40)
+    m.step()
+    assert bool(second.blocks) is together
+
+
+def test_what_lies_beyond_a_limit_is_not_reserved():
+    m = machine(blocks=4, max_batch_tokens=32, look_ahead=1000)
+    m.add((1,) * 7, 2)
+    second = m.add((2,) * 7, 2)
+    m.step()
+    assert second.blocks
+    m.drain(5)
+    assert m.scheduler.preemptions == 0
+
+
+def test_a_smaller_budget_makes_smaller_steps_and_loses_nothing():
+    m = machine(max_batch_tokens=16)
+    m.add(tuple(range(20)), 4)
+    m.scheduler.budget = 3
+    assert counts(m) == {"0": 3}
+    m.add((1, 2), 4)
+    m.scheduler.budget = 1
+    assert counts(m) == {"0": 1}
+    m.scheduler.budget = 16
+    assert counts(m) == {"0": 16}
+    m.scheduler.budget = 2
+    assert counts(m) == {"0": 1, "1": 1}
+    m.drain(20)
+
+
 def test_when_blocks_run_out_the_newest_is_preempted_and_resumes_from_the_cache():
-    m = machine(blocks=6, max_batch_tokens=32)
+    m = machine(blocks=6, max_batch_tokens=32, look_ahead=0)
     old = m.add((1,) * 8, 9)
     new = m.add((2,) * 8, 9)
     m.drain(60)
@@ -123,7 +161,7 @@ def test_when_blocks_run_out_the_newest_is_preempted_and_resumes_from_the_cache(
 
 
 def test_a_lower_priority_is_preempted_before_a_newer_request():
-    m = machine(blocks=6, max_batch_tokens=32)
+    m = machine(blocks=6, max_batch_tokens=32, look_ahead=0)
     low = m.add((1,) * 8, 9, priority=0)
     high = m.add((2,) * 8, 9, priority=1)
     m.drain(60)

@@ -6,7 +6,7 @@ from collections import Counter
 
 from cortex.engine.blocks import BlockPool
 from cortex.engine.request import Pooling, Request, SamplingParams
-from cortex.engine.scheduler import Plan, Scheduler
+from cortex.engine.scheduler import LOOK_AHEAD, Plan, Scheduler
 from cortex.engine.sequence import Sequence, Status
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -28,10 +28,14 @@ class Machine:
         max_batch: int,
         max_batch_tokens: int,
         overlap: bool = False,
+        look_ahead: int = LOOK_AHEAD,
     ) -> None:
         self.pool = BlockPool(blocks, block_size)
         self.scheduler = Scheduler(
-            self.pool, max_batch=max_batch, max_batch_tokens=max_batch_tokens
+            self.pool,
+            max_batch=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            look_ahead=look_ahead,
         )
         self.live: dict[str, Sequence] = {}
         self.finished: list[str] = []
