@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from cortex.engine.models.config import ModelConfig
@@ -13,7 +13,6 @@ from cortex.engine.models.config import ModelConfig
 CPU_BLOCK = 32  # tokens; long enough for a gather to be a few large copies
 CUDA_BLOCK = 64  # tokens; one block id a tile of a decode kernel
 SPARE_BLOCKS = 2  # null and scrap
-_ALIGNMENT = 64  # bytes; a cache line, an AVX-512 register
 
 
 def block_size_of(device: torch.device) -> int:
@@ -28,14 +27,13 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros; on a CPU from pages that the kernel hands out, zeroed, when they are first touched.
 
-    torch would write them all at once, which makes a load wait and takes memory nobody uses yet.
+    torch would write them all at once, which makes a load wait and takes memory nobody uses yet;
+    and an allocator's heap would keep them when they are let go.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(size + _ALIGNMENT, dtype=np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(memory[start : start + size]).view(dtype).view(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)  # given back with the last tensor
+    return torch.frombuffer(pages, dtype=torch.uint8).view(dtype).view(shape)
 
 
 class KVCache:

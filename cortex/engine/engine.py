@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import numpy as np
 
 from cortex.engine.blocks import BlockPool
 from cortex.engine.constraint import Constraint
+from cortex.engine.faults import is_device_fault, is_out_of_memory
+from cortex.engine.frames import let_go_of_tensors
 from cortex.engine.request import (
     SEED_LIMIT,
     Embedded,
@@ -21,8 +24,10 @@ from cortex.engine.request import (
     TokenEvent,
 )
 from cortex.engine.runner import Drawn, InFlight, Runner
-from cortex.engine.scheduler import Scheduler
+from cortex.engine.scheduler import Plan, Scheduler
 from cortex.engine.sequence import Sequence, Status
+from cortex.engine.throttle import Throttle
+from cortex.errors import DeviceOutOfMemory, Overloaded
 
 
 @attrs.frozen
@@ -39,15 +44,18 @@ class EngineStats:
     generated_tokens: int
     preemptions: int
     steps: int
+    out_of_memory: int = 0  # steps that memory was too short for
+    expired: int = 0  # requests that waited too long
 
 
 class Engine:
     """Continuous batching of any number of requests on one device.
 
     ``max_context`` is the length in tokens of a prompt with its completion; ``weight_bytes`` and
-    ``kv_bytes`` are what the tensors take. ``entropy`` seeds the requests that have no seed. With
-    ``overlap`` a step is given to the device before the results of the one before it are looked
-    at, so that a GPU does not wait for the host: events come one step later.
+    ``kv_bytes`` are what the tensors take. A request that is not begun within *queue_seconds*
+    fails with `Overloaded`. ``entropy`` seeds the requests that have no seed. With ``overlap`` a
+    step is given to the device before the results of the one before it are looked at, so that a
+    GPU does not wait for the host: events come one step later.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Engine:
         max_context: int,
         weight_bytes: int,
         overlap: bool = False,
+        queue_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
     ) -> None:
@@ -79,8 +88,13 @@ class Engine:
         self._clock = clock
         self._entropy = entropy
         self._sequences: dict[str, Sequence] = {}
+        self._throttle = Throttle(max_batch_tokens)
+        self._queue_seconds = queue_seconds
+        self._added_at: dict[str, float] = {}  # of those that were never scheduled, oldest first
         self._arrivals = 0
         self._steps = 0
+        self._out_of_memory = 0
+        self._expired = 0
         self._prompt_tokens = 0
         self._generated_tokens = 0
 
@@ -106,6 +120,7 @@ class Engine:
             arrival=self._arrivals,
         )
         self._arrivals += 1
+        self._added_at[request.id] = self._clock()
         self.scheduler.add(sequence)
 
     def abort(self, request_id: str) -> bool:
@@ -113,6 +128,7 @@ class Engine:
         sequence = self._sequences.pop(request_id, None)
         if sequence is None:
             return False
+        self._added_at.pop(request_id, None)
         self.scheduler.finish(sequence)
         if self._runner is not None:
             self._runner.sampler.forget(sequence)
@@ -125,7 +141,9 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step; [] when there is nothing to do.
 
-        A request whose logits or embedding are not finite, or whose constraint fails, fails alone.
+        A request whose logits or embedding are not finite, or whose constraint fails, fails alone,
+        and so does one that waited too long. When memory runs out the steps become smaller for a
+        while; a request that not even one token of can be computed fails with `DeviceOutOfMemory`.
         An exception is the engine's: no event was lost, and the same work is planned again should
         the caller dare to go on.
         """
@@ -133,30 +151,85 @@ class Engine:
             return []
         if self._in_flight is not None and any(s.needs_tokens for s in self.scheduler.running):
             return self._collect()
-        launched = self._launch(self._runner)
-        events = [] if self._in_flight is None else self._collect()
+        launched, events = self._launch(self._runner)
+        if self._in_flight is not None:
+            events += self._collect()
         self._in_flight = launched
         if launched is not None and not self._overlap:
             events += self._collect()
-        return events
+        return events + self._expire()
 
-    def _launch(self, runner: Runner) -> InFlight | None:
-        """Plan a step and give it to the device; None when there is nothing to compute."""
+    def _launch(self, runner: Runner) -> tuple[InFlight | None, list[Event]]:
+        """Plan a step and give it to the device; None when there is nothing to compute, or not
+        enough memory for it. With it, what that brought about."""
         if not self.scheduler.has_work:
-            return None
+            return None, []
+        self.scheduler.budget = self._throttle.budget
         plan = self.scheduler.plan()
         now = self._clock()
         for chunk in plan.chunks:
             if chunk.sequence.scheduled_at is None:
                 chunk.sequence.scheduled_at = now
+                del self._added_at[chunk.sequence.id]
         if not plan.tokens:
-            return None
-        launched = runner.launch(plan)
+            return None, []
+        try:
+            launched = runner.launch(plan)
+        except Exception as error:
+            if is_device_fault(error) or not is_out_of_memory(error):
+                raise
+            return None, self._ran_out(runner, plan, error)
+        self._throttle.went_well()
         self._steps += 1
         for chunk in plan.chunks:
             self.scheduler.commit(chunk)
             chunk.sequence.pending += chunk.draws or chunk.pools
-        return launched
+        return launched, []
+
+    def _ran_out(self, runner: Runner, plan: Plan, error: Exception) -> list[Event]:
+        """Memory did not suffice for *plan*; nothing of it counts. Raises *error* when this goes
+        on and on.
+
+        A step in flight is collected before the next is planned, so that what is tried again is
+        built from tokens that the host knows.
+        """
+        let_go_of_tensors(error)
+        runner.reclaim()
+        self._out_of_memory += 1
+        if not self._throttle.ran_out(plan.tokens):
+            raise error
+        if plan.tokens > 1 or self._in_flight is not None:
+            return []
+        failure = DeviceOutOfMemory("the device has no memory to go on with this request")
+        failure.__cause__ = error
+        return [self._fail(plan.chunks[0].sequence, failure)]
+
+    def _expire(self) -> list[Event]:
+        """Fail whoever is still not begun and waited too long."""
+        now = self._clock() if self._added_at else 0.0
+        late: list[tuple[Sequence, float]] = []
+        for request_id, since in self._added_at.items():
+            if now - since < self._queue_seconds:
+                break
+            late.append((self._sequences[request_id], now - since))
+        self._expired += len(late)
+        return [self._fail(sequence, self._overloaded(sequence, s)) for sequence, s in late]
+
+    def _overloaded(self, sequence: Sequence, seconds: float) -> Overloaded:
+        pool, running = self.scheduler.pool, len(self.scheduler.running)
+        waiting, needed = len(self.scheduler.waiting), pool.needed(len(sequence.tokens))
+        return Overloaded(
+            f"the request waited {seconds:.0f} s: {running} requests run, {waiting} wait, and of"
+            f" the {needed} KV blocks that it needs {pool.free} are free",
+            retry_after=float(min(120, 2 * waiting)),
+            extras={
+                "waited_seconds": round(seconds, 3),
+                "running": running,
+                "waiting": waiting,
+                "kv_blocks_needed": needed,
+                "kv_blocks_free": pool.free,
+            },
+        )
 
     def _collect(self) -> list[Event]:
         """The events of the step in flight. What ended meanwhile has none."""
@@ -190,6 +263,8 @@ class Engine:
             generated_tokens=self._generated_tokens,
             preemptions=scheduler.preemptions,
             steps=self._steps,
+            out_of_memory=self._out_of_memory,
+            expired=self._expired,
         )
 
     def close(self) -> None:
@@ -251,6 +326,7 @@ class Engine:
     def _fail(self, sequence: Sequence, error: Exception) -> RequestFailed:
         """End *sequence* with *error*; what it left in the cache is not for others."""
         del self._sequences[sequence.id]
+        self._added_at.pop(sequence.id, None)
         blocks = self.scheduler.discard(sequence)
         if self._runner is not None:
             self._runner.sampler.forget(sequence)

@@ -6,6 +6,7 @@ mend it. A full memory, a wrong shape or a bad value leave the device well.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 import torch
@@ -47,6 +48,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether *error*, by itself, says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 
@@ -253,6 +254,12 @@ class Runner:
     def _rows_of(self, sequences: Items[Sequence]) -> torch.Tensor:
         rows = torch.tensor([sequence.row for sequence in sequences], dtype=torch.int64)
         return rows.to(self.model.device, non_blocking=True)
+
+    def reclaim(self) -> None:
+        """Give what torch keeps for itself back to the device: memory ran out."""
+        gc.collect()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def clear(self, blocks: Iterable[int]) -> None:

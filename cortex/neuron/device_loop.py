@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import collections
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
 
+from cortex.engine.frames import let_go_of_tensors
 from cortex.errors import DeviceLost, InternalError, LoadCancelled
 from cortex.neuron.jobs import (
     Abort,
@@ -164,7 +164,7 @@ class DeviceLoop:
             self._poison(exc)
         if self._fault is not None:  # a load ends, too, when a step made between its shards faults
             exc = lost_to(self.name, self._fault)
-        _let_go_of_tensors(exc)
+        let_go_of_tensors(exc)
         if isinstance(job, Open):
             self._reclaim()
         self._answer(job, error=exc)
@@ -266,7 +266,7 @@ class DeviceLoop:
             self._touched.discard(key)
 
     def _engine_failed(self, key: int, exc: Exception) -> None:
-        _let_go_of_tensors(exc)
+        let_go_of_tensors(exc)
         if self._is_fault(exc):
             self._poison(exc)
             return
@@ -308,16 +308,6 @@ class DeviceLoop:
         if self._outputs:
             outputs, self._outputs = self._outputs, []
             self._send(outputs)
-
-
-def _let_go_of_tensors(exc: BaseException) -> None:
-    """Empty the frames that *exc* and its causes keep alive; where it happened stays known."""
-    seen: set[int] = set()
-    current: BaseException | None = exc
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        current = current.__cause__ or current.__context__
 
 
 @attrs.define(eq=False)

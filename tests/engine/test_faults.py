@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ WELL = [
     ValueError("CUDA error: this is a message of somebody else's"),
     IndexError("index out of range in self"),
     MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
     KeyboardInterrupt(),
 ]
 

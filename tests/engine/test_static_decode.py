@@ -64,6 +64,7 @@ def test_programs_give_what_steps_give(open_tiny, tmp_path, request, blocks, ove
     wanted = work(open_tiny(**options))
     made = request.getfixturevalue("capture")
     engine = open_tiny(**options, overlap=overlap)
+    engine.scheduler.look_ahead = 0  # so that some are preempted
     found = work(engine)
     assert made.captured == len(buckets(6))
     assert made.replayed > 20

@@ -166,6 +166,7 @@ def open_engine(
     overlap: bool | None = None,
     progress: Progress = lambda stage, done, total: None,
     cancelled: Cancelled = lambda: False,
+    queue_seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
     """Load the checkpoint at *path* and make it ready to serve.
@@ -173,9 +174,9 @@ def open_engine(
     *dtype* None is the checkpoint's own where the device computes well in it; *quant* None keeps
     the weights as they come (see `prepare.prepared`); *context* None is the trained length;
     *kv_bytes* None a share of what is free, else a bound; *overlap* (see `Engine`) None where the
-    device works by itself. *progress* hears stage, bytes done, bytes in all. Raises
-    CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and LoadCancelled soon
-    after *cancelled* turned true; nothing stays allocated then.
+    device works by itself; *queue_seconds* are the engine's. *progress* hears stage, bytes done,
+    bytes in all. Raises CheckpointError, UnsupportedModel, UnsupportedLoad, DeviceOutOfMemory, and
+    LoadCancelled soon after *cancelled* turned true; nothing stays allocated then.
     """
     target = torch.device(device)
     with open_source(path) as source:
@@ -219,7 +220,7 @@ def open_engine(
                 capture=capture_for(target, shape.model.ops),
             )
             runner.prepare(progress, cancelled)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if is_out_of_memory(error):
                 raise DeviceOutOfMemory("the device ran out of memory during the load") from error
             raise
@@ -230,6 +231,7 @@ def open_engine(
         max_context=shape.context,
         weight_bytes=weights,
         overlap=target.type == "cuda" if overlap is None else overlap,
+        queue_seconds=queue_seconds,
         clock=clock,
     )
 
