@@ -59,6 +59,7 @@ class NeuronConfig:
     token: str | None = attrs.field(default=None, validator=values.secret, repr=False)
     token_file: Path | None = None
     max_queue_depth: int = attrs.field(default=64, validator=values.at_least(1))
+    queue_wait_seconds: Seconds = attrs.field(default=120.0, validator=values.at_least(0))
     max_batch: int | None = attrs.field(default=None, validator=values.at_least(1))
     max_batch_tokens: int | None = attrs.field(default=None, validator=values.at_least(1))
     memory_fraction: float = attrs.field(default=0.9, validator=values.more_than(0, 1))

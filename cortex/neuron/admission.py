@@ -53,6 +53,7 @@ class Admission:
             raise Overloaded(
                 f"{model} has {seats.taken} requests running or queued, at most {limit} are taken",
                 retry_after=float(min(120, max(1, (queued + 1) * 2))),
+                extras={"taken": seats.taken, "limit": limit},
             )
         seats.taken += sequences
         try:

@@ -63,7 +63,7 @@ async def run(
         lifecycle = Lifecycle(
             slots,
             sources,
-            TorchCheckpoints(config.max_batch, config.max_batch_tokens),
+            TorchCheckpoints(config.max_batch, config.max_batch_tokens, config.queue_wait_seconds),
             read_text,
             monitor.free_bytes,
             config.drain_seconds,

@@ -8,6 +8,7 @@ Everything here blocks. torch is imported when it is first needed, not with this
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -89,6 +90,7 @@ class TorchCheckpoints:
 
     max_batch: int | None = None
     max_batch_tokens: int | None = None
+    queue_seconds: float = math.inf
 
     def plan(self, place: Path, wish: Wish, room: Room) -> LoadPlan:
         import torch
@@ -144,6 +146,7 @@ class TorchCheckpoints:
             kv_bytes=plan.rows["kv"],
             max_batch=self.max_batch,
             max_batch_tokens=self.max_batch_tokens,
+            queue_seconds=self.queue_seconds,
             progress=progress,
             cancelled=cancelled,
         )
