@@ -52,7 +52,9 @@ class Engine:
     """Continuous batching of any number of requests on one device.
 
     ``max_context`` is the length in tokens of a prompt with its completion; ``weight_bytes`` and
-    ``kv_bytes`` are what the tensors take. A request that is not begun within *queue_seconds*
+    ``kv_bytes`` are what the tensors take, ``graph_bytes`` what captured programs keep;
+    ``measured_weights`` is by how much the device's memory grew when the weights were loaded, None
+    where nobody tells. A request that is not begun within *queue_seconds*
     fails with `Overloaded`. ``entropy`` seeds the requests that have no seed. With ``overlap`` a
     step is given to the device before the results of the one before it are looked at, so that a
     GPU does not wait for the host: events come one step later.
@@ -66,6 +68,8 @@ class Engine:
         max_batch_tokens: int,
         max_context: int,
         weight_bytes: int,
+        measured_weights: int | None = None,
+        graph_bytes: int = 0,
         overlap: bool = False,
         queue_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
@@ -73,6 +77,8 @@ class Engine:
     ) -> None:
         self.max_context = max_context
         self.weight_bytes = weight_bytes
+        self.measured_weights = measured_weights
+        self.graph_bytes = graph_bytes
         self.kv_bytes = runner.cache.bytes
         self.scheduler = Scheduler(
             BlockPool(runner.cache.blocks, runner.cache.block_size),

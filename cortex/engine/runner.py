@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 
@@ -13,6 +12,7 @@ import torch
 from cortex.engine.batch import Batch, BatchBuilder
 from cortex.engine.cache import KVCache
 from cortex.engine.masks import Mask, Masks
+from cortex.engine.memory import give_back
 from cortex.engine.models.decoder import Decoder
 from cortex.engine.pooling import Row
 from cortex.engine.request import Pooling, TokenLogprob
@@ -157,6 +157,11 @@ class Runner:
             device=model.device,
         )
 
+    @property
+    def captures(self) -> bool:
+        """Whether steps of decode run as captured programs."""
+        return self._capture is not None
+
     def prepare(self, progress: Progress, cancelled: Cancelled) -> None:
         """Capture the programs. Raises LoadCancelled soon after *cancelled* turned true."""
         if self._capture is None:
@@ -257,9 +262,7 @@ class Runner:
 
     def reclaim(self) -> None:
         """Give what torch keeps for itself back to the device: memory ran out."""
-        gc.collect()
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back()
 
     @torch.inference_mode()
     def clear(self, blocks: Iterable[int]) -> None:

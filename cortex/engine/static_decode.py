@@ -36,6 +36,13 @@ def buckets(max_batch: int) -> list[int]:
     return [*small, *eights, *range(64, max_batch, 32), max_batch]
 
 
+def kept_bytes(max_batch: int, blocks: int, vocab_size: int) -> int:
+    """What the programs of a runner keep on the device beside what they compute with: their
+    results, inputs, and tables of *blocks* a row."""
+    rows = sum(buckets(max_batch))
+    return rows * (vocab_size * 4 + 2 * 8 + _ROW_BYTES) + (max_batch + 1) * blocks * 4
+
+
 def to_device(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """A copy on *device* that the host does not wait for."""
     tensor = torch.from_numpy(values)

@@ -7,7 +7,6 @@ Everything here blocks. torch is imported when it is first needed, not with this
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -187,12 +186,7 @@ def torch_threads(threads: int | None) -> Callable[[], None]:
 
 
 def free_torch_memory() -> None:
-    """Give the memory of dropped tensors back to the device; on the device's own thread.
+    """Give the memory of dropped tensors back; on the device's own thread."""
+    from cortex.engine.memory import give_back
 
-    torch keeps freed CUDA memory for itself, and then neither another model nor the device's own
-    figures see it.
-    """
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing happens where CUDA is not in use
+    give_back()

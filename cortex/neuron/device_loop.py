@@ -198,7 +198,13 @@ class DeviceLoop:
             raise lost_to(self.name, self._fault)
         self._engines[job.key] = engine
         self._rotation.append(job.key)
-        return OpenedEngine(engine.max_context, engine.kv_bytes, engine.weight_bytes)
+        return OpenedEngine(
+            engine.max_context,
+            engine.kv_bytes,
+            engine.weight_bytes,
+            engine.measured_weights,
+            engine.graph_bytes,
+        )
 
     def _gave_up(self, job: Open) -> bool:
         return job.cancelled or self.stopping or self._fault is not None

@@ -127,6 +127,11 @@ class EngineHandle:
     def weight_bytes(self) -> int:
         return self._facts.weight_bytes
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """What the engine keeps on its device: ledger row -> bytes."""
+        return self._facts.memory
+
     def stats(self) -> EngineStats | None:
         """How the engine stood after its last step; None before the first."""
         return self._stats

@@ -33,6 +33,12 @@ class DrivenEngine(Protocol):
     @property
     def weight_bytes(self) -> int: ...
 
+    @property
+    def measured_weights(self) -> int | None: ...
+
+    @property
+    def graph_bytes(self) -> int: ...
+
     def add(self, request: Request) -> None: ...
 
     def abort(self, request_id: str) -> bool: ...
@@ -56,6 +62,14 @@ class OpenedEngine:
     max_context: int  # tokens, prompt and completion together
     kv_bytes: int
     weight_bytes: int
+    measured_weights: int | None = None  # as the device tells; None where it does not
+    graph_bytes: int = 0  # of captured programs
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """What it keeps, by ledger row; what it needs in a step is not in it."""
+        rows = {"weights": self.weight_bytes, "kv": self.kv_bytes}
+        return {**rows, "graphs": self.graph_bytes} if self.graph_bytes else rows
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -1,7 +1,7 @@
 """A device's memory, by model and by row: who may take how much. Bytes throughout.
 
-Every consumer has its rows here (``weights``, ``kv``, ``workspace``). A load reserves what was
-estimated, settles what was measured, and an unload releases it.
+Every consumer has its rows here (``weights``, ``kv``, ``workspace``, ``graphs``). A load reserves
+what was estimated, settles what was measured, and an unload releases it.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Ledger:
     device: int
     total: int
     _rows: dict[str, dict[str, int]] = attrs.field(factory=dict, init=False)
+    _estimates: dict[str, dict[str, int]] = attrs.field(factory=dict, init=False)
     _owners: dict[str, Reservation] = attrs.field(factory=dict, init=False)
     _unsettled: set[str] = attrs.field(factory=set, init=False)
 
@@ -118,6 +119,10 @@ class Ledger:
         """A copy: model id -> row -> bytes."""
         return {model_id: dict(rows) for model_id, rows in self._rows.items()}
 
+    def estimates(self) -> dict[str, dict[str, int]]:
+        """A copy: what the rows of each model were reserved as, before they were settled."""
+        return {model_id: dict(rows) for model_id, rows in self._estimates.items()}
+
     def used_by(self, model_id: str) -> int | None:
         rows = self._rows.get(model_id)
         return None if rows is None else sum(rows.values())
@@ -137,6 +142,7 @@ class Ledger:
             )
         reservation = Reservation(self, model_id)
         self._rows[model_id] = dict(rows)
+        self._estimates[model_id] = dict(rows)
         self._owners[model_id] = reservation
         self._unsettled.add(model_id)
         return reservation
@@ -149,5 +155,5 @@ class Ledger:
 
     def release(self, model_id: str, owner: Reservation) -> None:
         if self._owners.get(model_id) is owner:  # a later load of the same id keeps its rows
-            del self._owners[model_id], self._rows[model_id]
+            del self._owners[model_id], self._rows[model_id], self._estimates[model_id]
             self._unsettled.discard(model_id)

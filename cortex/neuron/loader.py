@@ -24,7 +24,7 @@ from cortex.neuron.jobs import (
     OpenedEngine,
     ReportProgress,
 )
-from cortex.neuron.ledger import Reservation
+from cortex.neuron.ledger import Reservation, mib
 from cortex.neuron.model_place import is_gguf
 from cortex.neuron.model_text import ModelText, TextShelf
 from cortex.neuron.residents import Facts, LoadedModel, Resident, capabilities
@@ -36,6 +36,9 @@ log = logs.get("neuron.load")
 
 HARNESSES = ("torch", "candle")  # the original's files name candle; both mean this engine
 DTYPES = ("float32", "bfloat16")
+
+TOLERANCE = 0.05  # of an estimate
+NOISE = 64 << 20  # bytes; what a process's other threads may allocate during a load
 
 Files = Literal["all", "metadata"]
 
@@ -112,8 +115,7 @@ class Loader:
             )
             key, opened = await self._open(resident, slot, place, plan)
             # No checkpoint from here on: what is open is either here or closed.
-            measured = {"weights": opened.weight_bytes, "kv": opened.kv_bytes}
-            reservation.settle({**plan.rows, **measured})
+            reservation.settle({**plan.rows, **opened.memory})
         resident.reservation = reservation
         resident.loaded = LoadedModel(
             model_id=request.model_id,
@@ -122,6 +124,7 @@ class Loader:
             max_context=opened.max_context,
             trained_context=plan.trained_context,
             created=self._wall(),
+            estimate_error=_reconcile(request.model_id, plan.rows["weights"], opened),
         )
 
     async def estimate(self, request: wire.LoadRequest) -> wire.Estimate:
@@ -206,6 +209,23 @@ class Loader:
             slot.thread.submit(Close(key))
             raise
         return key, opened
+
+
+def _reconcile(model_id: str, estimated: int, opened: OpenedEngine) -> float | None:
+    """By how much the estimate of the weights was above what was measured, as a part of that."""
+    measured = opened.measured_weights
+    if not measured:
+        return None
+    error = (estimated - measured) / measured
+    if abs(error) > TOLERANCE and abs(estimated - measured) > NOISE:
+        log.warning(
+            "weights estimated wrong",
+            model=model_id,
+            estimated_mb=mib(estimated),
+            measured_mb=mib(measured),
+            error=f"{error:+.1%}",
+        )
+    return error
 
 
 def _wish(request: wire.LoadRequest, place: Path) -> Wish:

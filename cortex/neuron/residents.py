@@ -38,6 +38,7 @@ class LoadedModel:
     max_context: int
     trained_context: int
     created: float
+    estimate_error: float | None = None  # of the weights, as a part of what was measured
 
 
 @attrs.frozen
@@ -154,7 +155,7 @@ class Resident:
         facts, text, loaded = self.facts, self.text, self.loaded
         used = None
         if loaded is not None and self.status != wire.RECOVERING:
-            used = mib(loaded.engine.weight_bytes + loaded.engine.kv_bytes)
+            used = mib(sum(loaded.engine.memory.values()))
         failed = self.status == wire.FAILED and self.error is not None
         return wire.Model(
             id=self.model_id,

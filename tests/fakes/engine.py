@@ -53,6 +53,8 @@ class FakeEngine:
     max_context: int = 1000
     kv_bytes: int = 8 * MIB
     weight_bytes: int = 4 * MIB
+    measured_weights: int | None = 4 * MIB
+    graph_bytes: int = 0
     step_error: Exception | None = None
     close_error: Exception | None = None
     gate: threading.Event | None = None

@@ -109,7 +109,7 @@ def test_opening_tells_what_was_measured() -> None:
     (answer,) = bench.do(job)
     assert isinstance(answer, Answer)
     assert answer.job is job
-    assert answer.value == OpenedEngine(77, 8 << 20, 4 << 20)
+    assert answer.value == OpenedEngine(77, 8 << 20, 4 << 20, 4 << 20)
 
 
 def test_an_idle_loop_waits_for_a_job_instead_of_spinning() -> None:

@@ -26,9 +26,11 @@ from cortex.engine.load.prepare import prepared
 from cortex.engine.load.source import Source
 from cortex.engine.load.tensors import Tensors, read_directory_config
 from cortex.engine.load.weights import Cancelled, Progress, check_names, load_weights
+from cortex.engine.memory import Meter
 from cortex.engine.models.config import ModelConfig
 from cortex.engine.models.decoder import Decoder, Storage
 from cortex.engine.runner import Runner
+from cortex.engine.static_decode import kept_bytes
 from cortex.errors import DeviceOutOfMemory, LoadCancelled, UnsupportedLoad, clip
 
 __all__ = [
@@ -68,7 +70,8 @@ def open_source(path: Path) -> Source:
 
 @attrs.frozen
 class MemoryEstimate:
-    """Bytes by ledger row ("weights", "kv", "workspace"), and the context they allow.
+    """Bytes by ledger row (weights, kv, workspace, and graphs where steps are captured), and the
+    context they allow.
 
     ``context`` is servable, ``trained_context`` what the model was made for, in tokens.
     ``parameters`` are the checkpoint's: what is kept twice on a device counts once. ``quant`` is
@@ -94,6 +97,7 @@ class _Shape:
     model: Decoder
     weights: int
     workspace: int
+    graphs: int  # captured programs; 0 where there are none
     blocks: int
     context: int
     max_batch: int
@@ -107,6 +111,11 @@ class _Shape:
     def kv(self) -> int:
         block = block_size_of(self.model.device)
         return (self.blocks + SPARE_BLOCKS) * block * self.token_bytes
+
+    @property
+    def rows(self) -> dict[str, int]:
+        rows = {"weights": self.weights, "kv": self.kv, "workspace": self.workspace}
+        return {**rows, "graphs": self.graphs} if self.graphs else rows
 
 
 def estimate(
@@ -144,7 +153,7 @@ def estimate(
         check_names(shape.model, source)
         parameters = source.elements
     return MemoryEstimate(
-        rows={"weights": shape.weights, "kv": shape.kv, "workspace": shape.workspace},
+        rows=shape.rows,
         context=shape.context,
         trained_context=config.trained_context,
         kv_bytes_per_token=shape.token_bytes,
@@ -197,12 +206,12 @@ def open_engine(
                 max_batch,
                 max_batch_tokens,
             )
-            if shape.weights + shape.kv + shape.workspace > free:
-                raise DeviceOutOfMemory(
-                    f"{shape.weights + shape.kv + shape.workspace >> 20} MiB needed, "
-                    f"{free >> 20} MiB free"
-                )
+            needed = sum(shape.rows.values())
+            if needed > free:
+                raise DeviceOutOfMemory(f"{needed >> 20} MiB needed, {free >> 20} MiB free")
+            meter = Meter(target)
             weights = load_weights(shape.model, source, progress, cancelled)
+            measured = meter.growth()
             progress("kv", 0, shape.kv)
             cache = KVCache(
                 config,
@@ -219,7 +228,11 @@ def open_engine(
                 max_context=shape.context,
                 capture=capture_for(target, shape.model.ops),
             )
-            runner.prepare(progress, cancelled)
+            graphs = 0
+            if runner.captures:
+                meter = Meter(target)
+                runner.prepare(progress, cancelled)
+                graphs = meter.growth() or 0
         except (RuntimeError, MemoryError, OSError) as error:
             if is_out_of_memory(error):
                 raise DeviceOutOfMemory("the device ran out of memory during the load") from error
@@ -230,6 +243,8 @@ def open_engine(
         max_batch_tokens=shape.max_batch_tokens,
         max_context=shape.context,
         weight_bytes=weights,
+        measured_weights=measured,
+        graph_bytes=graphs,
         overlap=target.type == "cuda" if overlap is None else overlap,
         queue_seconds=queue_seconds,
         clock=clock,
@@ -311,7 +326,11 @@ def _shape(
     block = block_size_of(device)
     block_bytes = block * bytes_per_token(config, model.dtype)
     wanted = min(context or config.trained_context, config.trained_context)
-    fits = int((free - weights - workspace) / (1 + GATHERED / config.layers))
+    graphs = 0
+    if capture_for(device, model.ops) is not None:
+        graphs = _workspace(config, model.dtype, batch, batch)
+        graphs += kept_bytes(batch, -(-wanted // block), config.vocab_size)
+    fits = int((free - weights - workspace - graphs) / (1 + GATHERED / config.layers))
     if kv_bytes is None:
         share = CUDA_KV_SHARE if on_cuda else CPU_KV_SHARE
         contexts = batch if on_cuda else min(batch, CPU_KV_CONTEXTS)
@@ -325,6 +344,7 @@ def _shape(
         model=model,
         weights=weights,
         workspace=workspace,
+        graphs=graphs,
         blocks=blocks,
         context=min(wanted, blocks * block),
         max_batch=batch,
