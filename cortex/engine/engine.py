@@ -26,6 +26,7 @@ from cortex.engine.request import (
 from cortex.engine.runner import Drawn, InFlight, Runner
 from cortex.engine.scheduler import Plan, Scheduler
 from cortex.engine.sequence import Sequence, Status
+from cortex.engine.step_times import StepTimes
 from cortex.engine.throttle import Throttle
 from cortex.errors import DeviceOutOfMemory, Overloaded
 
@@ -46,6 +47,8 @@ class EngineStats:
     steps: int
     out_of_memory: int = 0  # steps that memory was too short for
     expired: int = 0  # requests that waited too long
+    step_counts: tuple[int, ...] = ()  # `StepTimes.counts`
+    step_seconds: float = 0.0
 
 
 class Engine:
@@ -99,6 +102,7 @@ class Engine:
         self._added_at: dict[str, float] = {}  # of those that were never scheduled, oldest first
         self._arrivals = 0
         self._steps = 0
+        self._times = StepTimes()
         self._out_of_memory = 0
         self._expired = 0
         self._prompt_tokens = 0
@@ -155,15 +159,21 @@ class Engine:
         """
         if self._runner is None:
             return []
+        began = self._clock()
+        events = self._advance(self._runner)
+        self._times.add(self._clock() - began)
+        return events + self._expire()
+
+    def _advance(self, runner: Runner) -> list[Event]:
         if self._in_flight is not None and any(s.needs_tokens for s in self.scheduler.running):
             return self._collect()
-        launched, events = self._launch(self._runner)
+        launched, events = self._launch(runner)
         if self._in_flight is not None:
             events += self._collect()
         self._in_flight = launched
         if launched is not None and not self._overlap:
             events += self._collect()
-        return events + self._expire()
+        return events
 
     def _launch(self, runner: Runner) -> tuple[InFlight | None, list[Event]]:
         """Plan a step and give it to the device; None when there is nothing to compute, or not
@@ -271,6 +281,8 @@ class Engine:
             steps=self._steps,
             out_of_memory=self._out_of_memory,
             expired=self._expired,
+            step_counts=tuple(self._times.counts),
+            step_seconds=self._times.seconds,
         )
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
 from cortex.neuron.api import NeuronApi, render_error, token_guard
 from cortex.neuron.checkpoints import TorchCheckpoints, free_torch_memory, torch_threads
+from cortex.neuron.device_metrics import DeviceCollector
 from cortex.neuron.device_slot import DeviceSlot, thread_name
 from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.health import HealthMonitor
@@ -75,7 +76,17 @@ async def run(
         lifecycle.on_device_fault = restarter.fault
         monitor.on_lost = lifecycle.device_lost
         activation = Activation(lifecycle.load, _wanted(legacy.requests, config.default_models))
-        api = _api(config, lifecycle, slots, monitor, activation, inventory, restarter, listener)
+        api = _api(
+            config,
+            lifecycle,
+            slots,
+            monitor,
+            activation,
+            inventory,
+            restarter,
+            listener,
+            legacy.recoveries,
+        )
         async with trio.open_nursery() as nursery:
             for slot in slots:
                 await nursery.start(slot.thread.run, name=slot.thread.name)
@@ -118,6 +129,7 @@ def _api(
     inventory: devices.Inventory,
     restarter: Restarter,
     listener: socket.socket,
+    recoveries: int,
 ) -> NeuronApi:
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "neuron_build_info", __version__)
@@ -128,24 +140,21 @@ def _api(
     def stats() -> Iterable[tuple[str, EngineStats | None]]:
         return lifecycle.engine_stats()
 
-    def rows() -> Iterable[tuple[int, str, str, int]]:
-        for slot in slots:
-            for model, by_row in slot.ledger.rows().items():
-                for row, size in by_row.items():
-                    yield slot.index, model, row, size
-
     registry.register(
         SnapshotCollector(
             models=lifecycle.models,
             stats=stats,
             devices=lambda: monitor.devices,
-            ledger=rows,
             rejected=lambda model: admission.seats(model).rejected,
+            revivals=lifecycle.revivals,
         )
     )
+    registry.register(DeviceCollector(slots, lifecycle.estimate_errors, recoveries))
+    told = NeuronMetrics(registry)
+    lifecycle.on_landed = told.landed
     return NeuronApi(
         lifecycle,
-        Inference(lifecycle, admission, NeuronMetrics(registry), PACE),
+        Inference(lifecycle, admission, told, PACE),
         admission,
         monitor,
         activation,

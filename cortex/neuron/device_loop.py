@@ -41,6 +41,7 @@ from cortex.neuron.jobs import (
     Stepped,
     Stop,
 )
+from cortex.neuron.stage_times import StageTimes
 
 RECOVERY_SECONDS = 20.0  # what a client is told to wait for a device that is being recovered
 
@@ -176,8 +177,11 @@ class DeviceLoop:
 
     def _open(self, job: Open) -> OpenedEngine:
         shares = _Shares(self._clock)
+        times = StageTimes(self._clock)
+        times.enter("headers")
 
         def report(stage: str, done: int, total: int) -> None:
+            times.enter(stage)
             job.progress = (stage, done, total)
 
         def cancelled() -> bool:
@@ -191,6 +195,8 @@ class DeviceLoop:
             engine = job.open(report, cancelled)
         finally:
             self._opening = None
+            times.end()
+            job.stage_seconds = times.seconds
         if self._gave_up(job) or self._fault is not None:
             if self._fault is None:
                 engine.close()

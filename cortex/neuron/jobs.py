@@ -86,6 +86,7 @@ class Open(Job):
     key: int
     open: OpenEngine
     progress: tuple[str, int, int] | None = None  # stage, bytes done, bytes in all
+    stage_seconds: dict[str, float] = attrs.field(factory=dict)  # complete when it is answered
 
 
 @attrs.define(eq=False)

@@ -10,7 +10,7 @@ loaded again in place; a device fault makes its models ``recovering`` until the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -46,12 +46,18 @@ log = logs.get("neuron.lifecycle")
 FAILED_SECONDS = 600.0  # how long a failed load stays visible
 
 
+def _unheard(model_id: str, error: CortexError | None, seconds: Mapping[str, float]) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class Lifecycle:
     """Loads, serves and unloads models on *slots*.
 
-    *device_free* tells what a device says is free. *on_device_fault* is called once for each
-    faulted device, when its models show ``recovering``. *clock* is monotonic, *wall* Unix seconds.
+    *device_free* tells what a device says is free. *on_landed* hears of each load that ended: its
+    model, its error if it failed, and how long its stages took. *on_device_fault* is called once
+    for each faulted device, when its models show ``recovering``. *clock* is monotonic, *wall* Unix
+    seconds.
     """
 
     _slots: Sequence[DeviceSlot]
@@ -60,6 +66,7 @@ class Lifecycle:
     _read_text: ReadText
     _device_free: FreeBytes = lambda _: None
     _drain_seconds: float = 30.0
+    on_landed: Callable[[str, CortexError | None, Mapping[str, float]], None] = _unheard
     on_device_fault: Callable[[int, Exception], None] = lambda _, __: None
     _clock: Callable[[], float] = time.monotonic
     _wall: Callable[[], float] = time.time
@@ -69,6 +76,7 @@ class Lifecycle:
     _draining: bool = attrs.field(default=False, init=False)
     _faulted: bool = attrs.field(default=False, init=False)
     _revivals: dict[str, LoopGuard] = attrs.field(factory=dict, init=False)
+    _revived: dict[str, int] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         texts = TextShelf(self._read_text)
@@ -123,6 +131,18 @@ class Lifecycle:
             (key, resident.loaded.engine.stats())
             for key, resident in sorted(self._residents.items())
             if resident.loaded is not None
+        )
+
+    def revivals(self) -> tuple[tuple[str, int], ...]:
+        """How often each model was loaded again because its engine failed by itself."""
+        return tuple(sorted(self._revived.items()))
+
+    def estimate_errors(self) -> tuple[tuple[str, float], ...]:
+        """By how much each loaded model's estimate was wrong, where that is known."""
+        return tuple(
+            (key, resident.loaded.estimate_error)
+            for key, resident in sorted(self._residents.items())
+            if resident.loaded is not None and resident.loaded.estimate_error is not None
         )
 
     def requests(self) -> tuple[wire.LoadRequest, ...]:
@@ -271,6 +291,8 @@ class Lifecycle:
                 log.info("load cancelled", **fields)
             else:
                 log.error("load failed", exc=error, **fields)
+        if not resident.departing:
+            self.on_landed(resident.model_id, error, resident.stage_seconds)
         resident.landed.set()
 
     # Unloading
@@ -349,6 +371,7 @@ class Lifecycle:
             resident.status, resident.failed_at = wire.FAILED, self._clock()
             return
         log.warning("reloading after a failure", model=resident.model_id)
+        self._revived[resident.model_id] = self._revived.get(resident.model_id, 0) + 1
         again = Resident(resident.request, self._clock, status=wire.RECOVERING)
         self._residents[resident.model_id] = again
         self._begin(again)

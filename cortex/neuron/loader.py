@@ -28,6 +28,7 @@ from cortex.neuron.ledger import Reservation, mib
 from cortex.neuron.model_place import is_gguf
 from cortex.neuron.model_text import ModelText, TextShelf
 from cortex.neuron.residents import Facts, LoadedModel, Resident, capabilities
+from cortex.neuron.stage_times import StageTimes
 from cortex.service import logs
 from cortex.text.tools.formats import BY_NAME, ToolFormat
 from cortex.wire import neuron as wire
@@ -101,8 +102,17 @@ class Loader:
         """
         request = resident.request
         log.info("loading", model=request.model_id, source=request.source or request.model_id)
-        place = await self._resolve(request, "all", resident.report)
+        times = StageTimes(resident.clock)
+
+        def report(stage: str, done: int, total: int) -> None:
+            times.enter(stage)
+            resident.report(stage, done, total)
+
+        times.enter("resolve")
+        place = await self._resolve(request, "all", report)
+        times.enter("text")
         text = await self._text(request, place)
+        times.enter("plan")
         slot, plan, reservation = await self._allot(request, place)
         with reservation:
             resident.slot, resident.text = slot, text
@@ -113,10 +123,13 @@ class Loader:
                 plan.trained_context,
                 _quant(request, place, plan),
             )
+            times.end()
             key, opened = await self._open(resident, slot, place, plan)
             # No checkpoint from here on: what is open is either here or closed.
             reservation.settle({**plan.rows, **opened.memory})
         resident.reservation = reservation
+        assert resident.opening is not None
+        resident.stage_seconds = {**times.seconds, **resident.opening.stage_seconds}
         resident.loaded = LoadedModel(
             model_id=request.model_id,
             text=text,

@@ -6,13 +6,21 @@ when they are scraped, so that a scrape never waits for a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from cortex.engine.engine import EngineStats
+from cortex.engine.step_times import BOUNDS
+from cortex.errors import CortexError
 from cortex.neuron.embedding import Embedding, EmbeddingJob
 from cortex.neuron.generation import Completion
 from cortex.neuron.job import Job
@@ -22,6 +30,7 @@ from cortex.wire.neuron import DeviceHealth, Model
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
+LOAD_BUCKETS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 Stats = Callable[[], Iterable[tuple[str, EngineStats | None]]]
@@ -61,6 +70,17 @@ class NeuronMetrics:
         )
         self._aborted = counter("neuron_requests_aborted_total", "Requests whose client left.")
         self._failed = counter("neuron_requests_failed_total", "Requests that failed.", "reason")
+        self._stages = Histogram(
+            "neuron_load_stage_seconds",
+            "Time of a stage of a load.",
+            ["model", "stage"],
+            buckets=LOAD_BUCKETS,
+            registry=registry,
+        )
+        # Without the model: what fails to load may be any name that somebody made up.
+        self._load_failures = Counter(
+            "neuron_load_failures_total", "Loads that failed.", ["reason"], registry=registry
+        )
 
     def ended(self, model: str, job: Job | EmbeddingJob) -> None:
         """*job* has ended, whole or not: count what it did."""
@@ -77,6 +97,14 @@ class NeuronMetrics:
 
     def failed(self, model: str, reason: str) -> None:
         self._failed.labels(model, reason).inc()
+
+    def landed(self, model: str, error: CortexError | None, seconds: Mapping[str, float]) -> None:
+        """A load has ended; its stages took *seconds*."""
+        if error is not None:
+            self._load_failures.labels(type(error).__name__).inc()
+            return
+        for stage, spent in seconds.items():
+            self._stages.labels(model, stage).observe(spent)
 
     def _completion(self, model: str, completion: Completion) -> None:
         self._generated.labels(model).inc(completion.tokens)
@@ -110,27 +138,27 @@ class SnapshotCollector(Collector):
         models: Callable[[], Iterable[Model]],
         stats: Stats,
         devices: Callable[[], Iterable[DeviceHealth]],
-        ledger: Callable[[], Iterable[tuple[int, str, str, int]]],
         rejected: Callable[[str], int],
+        revivals: Callable[[], Iterable[tuple[str, int]]],
     ) -> None:
         self._models = models
         self._stats = stats
         self._devices = devices
-        self._ledger = ledger
         self._rejected = rejected
+        self._revivals = revivals
 
     def collect(self) -> Iterable[Metric]:
         yield from self._engines()
         yield self._status()
         yield from self._device_gauges()
-        rows = GaugeMetricFamily(
-            "neuron_device_memory_bytes",
-            "Device memory taken, by ledger row.",
-            labels=["device", "model", "row"],
+        revivals = CounterMetricFamily(
+            "neuron_engine_restarts",
+            "Loads of a model because its engine had failed by itself.",
+            labels=["model"],
         )
-        for device, model, row, size in self._ledger():
-            rows.add_metric([str(device), model, row], size)
-        yield rows
+        for model, times in self._revivals():
+            revivals.add_metric([model], times)
+        yield revivals
 
     def _engines(self) -> Iterable[Metric]:
         gauges = {
@@ -152,8 +180,13 @@ class SnapshotCollector(Collector):
                 ("preemptions", "Requests that gave their blocks up for others."),
                 ("engine_steps", "Steps of the engine."),
                 ("requests_rejected", "Requests refused because the queue was full."),
+                ("requests_expired", "Requests that waited in the queue for too long."),
+                ("out_of_memory_steps", "Steps that memory was too short for."),
             )
         }
+        steps = HistogramMetricFamily(
+            "neuron_step_seconds", "Time of a step of the engine.", labels=["model"]
+        )
         for model, stats in self._stats():
             counters["requests_rejected"].add_metric([model], self._rejected(model))
             if stats is None:
@@ -165,8 +198,13 @@ class SnapshotCollector(Collector):
             counters["prefix_cache_hits"].add_metric([model], stats.prefix_hit_tokens)
             counters["preemptions"].add_metric([model], stats.preemptions)
             counters["engine_steps"].add_metric([model], stats.steps)
+            counters["requests_expired"].add_metric([model], stats.expired)
+            counters["out_of_memory_steps"].add_metric([model], stats.out_of_memory)
+            if stats.step_counts:
+                steps.add_metric([model], _cumulative(stats.step_counts), stats.step_seconds)
         yield from gauges.values()
         yield from counters.values()
+        yield steps
 
     def _status(self) -> Metric:
         status = GaugeMetricFamily(
@@ -195,3 +233,9 @@ class SnapshotCollector(Collector):
                 if value is not None:  # unknown is not zero
                     family.add_metric([str(device.index)], value)
             yield family
+
+
+def _cumulative(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Counts of each bucket as Prometheus wants them: of all up to its bound."""
+    bounds = [*(str(bound) for bound in BOUNDS), "+Inf"]
+    return list(zip(bounds, accumulate(counts), strict=True))

@@ -25,10 +25,12 @@ NAME = "residents.json"
 
 @attrs.frozen
 class Legacy:
-    """``requests`` are to be loaded again; ``restarts`` are Unix seconds of recent restarts."""
+    """``requests`` are to be loaded again; ``restarts`` are Unix seconds of recent restarts, and
+    ``recoveries`` the number of all of them."""
 
     requests: tuple[wire.LoadRequest, ...] = ()
     restarts: tuple[float, ...] = ()
+    recoveries: int = 0
 
 
 def read(directory: Path) -> Legacy:
@@ -69,6 +71,6 @@ def settle(directory: Path, requests: Sequence[wire.LoadRequest] = ()) -> None:
     """The models are back: forget them, but not when the restarts were."""
     legacy = read(directory)
     if legacy.restarts:
-        write(directory, Legacy(tuple(requests), legacy.restarts))
+        write(directory, attrs.evolve(legacy, requests=tuple(requests)))
     else:
         (directory / NAME).unlink(missing_ok=True)

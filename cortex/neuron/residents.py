@@ -71,6 +71,7 @@ class Resident:
     facts: Facts | None = None
     text: ModelText | None = None
     loaded: LoadedModel | None = None
+    stage_seconds: dict[str, float] = attrs.field(factory=dict)  # of the load, once it has ended
     failed_at: float = 0.0
     _stage: tuple[str, int, int] = STARTING
     _stage_began: float = 0.0

@@ -140,10 +140,12 @@ class Restarter:
     def _record(self) -> bool:
         """Write what the next process needs. False when there have been too many restarts."""
         requests = tuple(self._requests())
-        guard = LoopGuard(times=resident_file.read(self._state_directory).restarts)
+        before = resident_file.read(self._state_directory)
+        guard = LoopGuard(times=before.restarts)
         allowed = guard.allow(self._wall())
+        legacy = resident_file.Legacy(requests, guard.times, before.recoveries + allowed)
         try:
-            resident_file.write(self._state_directory, resident_file.Legacy(requests, guard.times))
+            resident_file.write(self._state_directory, legacy)
         except OSError as exc:
             # Without a record the restarts cannot be counted, but a faulted neuron serves nobody.
             log.error("resident set not written", exc=exc, models=len(requests))

@@ -9,11 +9,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cortex.engine.engine import EngineStats
 from cortex.engine.request import Request, SamplingParams
+from cortex.engine.step_times import BOUNDS
+from cortex.errors import LoadFailed
+from cortex.neuron.device_metrics import DeviceCollector
+from cortex.neuron.device_slot import DeviceSlot
+from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.generation import Completion
 from cortex.neuron.job import Job
+from cortex.neuron.ledger import Ledger
 from cortex.neuron.metrics import NeuronMetrics, SnapshotCollector
 from cortex.service import metrics
-from cortex.wire.neuron import DeviceHealth, Model
+from cortex.wire.neuron import Device, DeviceHealth, Model
 
 STATS = EngineStats(
     running=3,
@@ -26,6 +32,10 @@ STATS = EngineStats(
     generated_tokens=50,
     preemptions=4,
     steps=70,
+    out_of_memory=5,
+    expired=6,
+    step_counts=(0, 2, *(0,) * (len(BOUNDS) - 2), 1),
+    step_seconds=61.5,
 )
 FAMILIES = {
     "neuron_time_to_first_token_seconds": "histogram",
@@ -53,6 +63,16 @@ FAMILIES = {
     "neuron_device_utilization_pct": "gauge",
     "neuron_device_temperature_celsius": "gauge",
     "neuron_device_memory_bytes": "gauge",
+    "neuron_memory_estimated_bytes": "gauge",
+    "neuron_memory_estimate_error_ratio": "gauge",
+    "neuron_device_faults": "counter",
+    "neuron_recoveries": "counter",
+    "neuron_engine_restarts": "counter",
+    "neuron_requests_expired": "counter",
+    "neuron_out_of_memory_steps": "counter",
+    "neuron_step_seconds": "histogram",
+    "neuron_load_stage_seconds": "histogram",
+    "neuron_load_failures": "counter",
 }
 
 
@@ -82,13 +102,20 @@ def filled(stats: EngineStats | None = STATS) -> CollectorRegistry:
     told.ended("m", job)
     told.aborted("m")
     told.failed("m", "InternalError")
+    told.landed("m", None, {"weights": 3.0, "cache": 0.2})
+    told.landed("anything", LoadFailed("no such files"), {})
+    slot = DeviceSlot(Device(0, "gpu"), DeviceThread("gpu-dev-0"), Ledger(0, 9000))
+    slot.thread.declare_lost(RuntimeError("gone"))
+    reservation = slot.ledger.reserve("m", {"weights": 1200, "workspace": 7})
+    reservation.settle({"weights": 1234, "workspace": 7})
+    registry.register(DeviceCollector([slot], lambda: [("m", -0.03)], recoveries=2))
     registry.register(
         SnapshotCollector(
             models=lambda: [Model("m", "loaded"), Model("n", "failed")],
             stats=lambda: [("m", stats)],
             devices=lambda: [DeviceHealth(0, 100, 200, 30, 40), DeviceHealth(1, ok=False)],
-            ledger=lambda: [(0, "m", "weights", 1234)],
             rejected=lambda model: 7,
+            revivals=lambda: [("m", 8)],
         )
     )
     return registry
@@ -96,8 +123,55 @@ def filled(stats: EngineStats | None = STATS) -> CollectorRegistry:
 
 def test_every_family_is_there_with_its_type() -> None:
     families = text_string_to_metric_families(metrics.render(filled()).decode())
-    types = {family.name: family.type for family in families if family.samples}
-    assert {name: types.get(name) for name in FAMILIES} == FAMILIES
+    # prometheus_client adds when each counter began.
+    told = {family.name: family.type for family in families if "_created" not in family.name}
+    assert told == FAMILIES
+
+
+def test_every_family_that_is_described_has_samples() -> None:
+    assert [family.name for family in filled().collect() if not family.samples] == []
+
+
+def test_labels_take_no_values_that_a_client_chooses() -> None:
+    values: dict[str, set[str]] = {}
+    for _, labels in scrape(filled()):
+        for name, value in labels:
+            values.setdefault(name, set()).add(value)
+    assert values.pop("le")
+    assert values == {
+        "model": {"m", "n"},  # what is here; not the name that failed to load
+        "device": {"0", "1"},
+        "row": {"weights", "workspace"},
+        "status": {"loaded", "failed"},
+        "stage": {"weights", "cache"},
+        "end": {"stop"},
+        "reason": {"InternalError", "LoadFailed"},
+    }
+
+
+def test_memory_and_faults_are_told_by_device() -> None:
+    seen = scrape(filled())
+    labels = (("device", "0"), ("model", "m"), ("row", "weights"))
+    assert seen["neuron_device_memory_bytes", labels] == 1234
+    assert seen["neuron_memory_estimated_bytes", labels] == 1200
+    assert seen["neuron_memory_estimate_error_ratio", (("model", "m"),)] == -0.03
+    assert seen["neuron_device_faults_total", (("device", "0"),)] == 1
+    assert seen["neuron_recoveries_total", ()] == 2
+
+
+def test_loads_are_told_by_stage_and_failures_by_reason() -> None:
+    seen = scrape(filled())
+    assert seen["neuron_load_stage_seconds_sum", (("model", "m"), ("stage", "weights"))] == 3.0
+    assert seen["neuron_load_failures_total", (("reason", "LoadFailed"),)] == 1
+
+
+def test_steps_are_a_histogram() -> None:
+    seen = scrape(filled())
+    model = ("model", "m")
+    assert seen["neuron_step_seconds_count", (model,)] == 3
+    assert seen["neuron_step_seconds_sum", (model,)] == 61.5
+    buckets = [seen["neuron_step_seconds_bucket", (("le", str(b)), model)] for b in BOUNDS]
+    assert buckets == [0, *[2] * (len(BOUNDS) - 1)]
 
 
 def test_what_ran_is_counted() -> None:
@@ -129,8 +203,9 @@ def test_snapshots_are_shown_as_they_are() -> None:
     assert seen["neuron_model_status", (("model", "n"), ("status", "failed"))] == 1
     assert seen["neuron_device_up", (("device", "0"),)] == 1
     assert seen["neuron_device_up", (("device", "1"),)] == 0
-    labels = (("device", "0"), ("model", "m"), ("row", "weights"))
-    assert seen["neuron_device_memory_bytes", labels] == 1234
+    assert seen["neuron_engine_restarts_total", model] == 8
+    assert seen["neuron_requests_expired_total", model] == 6
+    assert seen["neuron_out_of_memory_steps_total", model] == 5
 
 
 def test_what_is_not_known_is_left_out() -> None:

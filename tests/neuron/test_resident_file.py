@@ -12,7 +12,7 @@ from cortex.neuron.resident_file import Legacy
 from cortex.wire.neuron import LoadRequest
 
 LEGACY = Legacy(
-    (LoadRequest("a", source="org/a", context=100, devices=(1,)), LoadRequest("b")), (1.5, 2.5)
+    (LoadRequest("a", source="org/a", context=100, devices=(1,)), LoadRequest("b")), (1.5, 2.5), 7
 )
 
 
@@ -61,7 +61,7 @@ def test_settling_forgets_the_models_but_not_the_restarts(tmp_path: Path) -> Non
     resident_file.settle(tmp_path)
     resident_file.write(tmp_path, LEGACY)
     resident_file.settle(tmp_path)
-    assert resident_file.read(tmp_path) == Legacy((), (1.5, 2.5))
+    assert resident_file.read(tmp_path) == Legacy((), (1.5, 2.5), 7)
     resident_file.write(tmp_path, Legacy(LEGACY.requests))
     resident_file.settle(tmp_path)
     assert os.listdir(tmp_path) == []

@@ -89,7 +89,7 @@ async def test_a_fault_leaves_a_record_and_executes_the_same_command(
     assert arguments == [sys.executable, *sys.orig_argv[1:]]
     assert environ == {"KEPT": "yes", LISTEN_FD: str(listener.fileno())}
     assert os.get_inheritable(listener.fileno())
-    assert resident_file.read(tmp_path) == Legacy(REQUESTS, (1e6,))
+    assert resident_file.read(tmp_path) == Legacy(REQUESTS, (1e6,), recoveries=1)
     assert exits.armed == [restart.DEADLINE_SECONDS]
     assert trio.current_time() - began < restart.DEADLINE_SECONDS
     assert exits.left == []
@@ -143,6 +143,7 @@ async def test_the_fifth_fault_in_ten_minutes_gives_up(
     one.fault(0, "gone")
     await ends(one)
     assert len(exits.executed) == 5
+    assert resident_file.read(tmp_path).recoveries == 5
 
 
 async def test_a_state_directory_that_cannot_be_written_does_not_stop_it(
