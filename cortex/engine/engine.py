@@ -203,8 +203,8 @@ class Engine:
         return launched, []
 
     def _ran_out(self, runner: Runner, plan: Plan, error: Exception) -> list[Event]:
-        """Memory did not suffice for *plan*; nothing of it counts. Raises *error* when this goes
-        on and on.
+        """Memory did not suffice for *plan*; nothing of it counts. Raises `DeviceOutOfMemory` when
+        this goes on and on.
 
         A step in flight is collected before the next is planned, so that what is tried again is
         built from tokens that the host knows.
@@ -213,7 +213,7 @@ class Engine:
         runner.reclaim()
         self._out_of_memory += 1
         if not self._throttle.ran_out(plan.tokens):
-            raise error
+            raise DeviceOutOfMemory("the device has no memory left to serve the model") from error
         if plan.tokens > 1 or self._in_flight is not None:
             return []
         failure = DeviceOutOfMemory("the device has no memory to go on with this request")

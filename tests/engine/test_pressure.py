@@ -121,8 +121,9 @@ def test_an_engine_that_can_do_nothing_any_more_gives_up(open_tiny):
     failed = out_of_memory_when(engine, lambda plan: True)
     for i in range(40):
         engine.add(ask(str(i), [1, 2, 3]))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(DeviceOutOfMemory) as caught:
         drain(engine)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert len(failed) == LIMIT
     engine.close()
     assert engine.scheduler.pool.used == 0

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -14,85 +11,17 @@ import trio
 from fakes.checkpoints import write_checkpoint
 from fakes.gguf_models import config_of, weights_of, write_gguf
 from fakes.quantized_checkpoints import random_int4, write_quantized
+from fakes.real_lifecycle import generate, neuron, request, token_of
 
 from cortex.engine.quant.types import Q4_0, Q8_0
-from cortex.engine.request import Event, Request, SamplingParams, TokenEvent
 from cortex.errors import CheckpointError, DeviceOutOfMemory, UnsupportedLoad
-from cortex.neuron.checkpoints import TorchCheckpoints, torch_threads
-from cortex.neuron.device_slot import DeviceSlot
-from cortex.neuron.device_thread import DeviceThread
-from cortex.neuron.ledger import Ledger
-from cortex.neuron.lifecycle import Lifecycle
-from cortex.neuron.model_text import ModelText
 from cortex.neuron.sources import Sources
 from cortex.wire import neuron as wire
-
-MIB = 1 << 20
-
-
-class _Folder:
-    """`Sources` where every model lies in the same folder under its id."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    async def resolve(
-        self,
-        source: str | None,
-        model_id: str,
-        *,
-        progress: Any,
-        files: Literal["all", "metadata"],
-        quant: str | None = None,
-    ) -> Path:
-        await trio.lowlevel.checkpoint()
-        return self.root / (source or model_id)
 
 
 class _NoHub:
     async def fetch(self, repository: str, **_: Any) -> Path:
         raise AssertionError(repository)
-
-
-def _no_text(_: Path) -> ModelText:
-    nothing: Any = SimpleNamespace()
-    return ModelText(nothing, None, nothing)
-
-
-@asynccontextmanager
-async def neuron(
-    root: Path, total: int = 256 * MIB, sources: Any = None
-) -> AsyncIterator[Lifecycle]:
-    slot = DeviceSlot(
-        wire.Device(0, "cpu", "cpu"),
-        DeviceThread("cpu-dev-0", torch_threads(1)),
-        Ledger(0, total),
-    )
-    lifecycle = Lifecycle(
-        (slot,), sources or _Folder(root), TorchCheckpoints(max_batch=8), _no_text
-    )
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(slot.thread.run)
-            await nursery.start(lifecycle.run)
-            yield lifecycle
-            nursery.cancel_scope.cancel()
-
-
-def request(name: str, prompt: tuple[int, ...] = (5, 6, 7), max_tokens: int = 12) -> Request:
-    return Request(name, prompt, SamplingParams(temperature=0.0), max_tokens)
-
-
-def token_of(event: Event) -> int:
-    assert isinstance(event, TokenEvent)
-    return event.token
-
-
-async def generate(lifecycle: Lifecycle, model: str, name: str, max_tokens: int = 12) -> list[int]:
-    """All tokens of one greedy request."""
-    with lifecycle.lease(model) as loaded:
-        async with loaded.engine.stream(request(name, max_tokens=max_tokens)) as stream:
-            return [token_of(event) async for events in stream for event in events]
 
 
 async def test_two_models_load_serve_side_by_side_and_leave(tmp_path: Path) -> None:
