@@ -2,21 +2,24 @@
 
     python -m fakes.faulty_neuron STATE_DIRECTORY
 
-It serves the demonstration model. While STATE_DIRECTORY/fault exists, the next step takes it away
-and fails as CUDA does.
+It serves the demonstration model, two sequences at a time. While STATE_DIRECTORY/fault exists, the
+next call of what is named in it (`PLACES`; nothing means a step) takes it away and fails as CUDA
+does.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from cortex.config.neuron import DefaultModel, NeuronConfig
 from cortex.engine.engine import Engine
-from cortex.engine.request import Event
+from cortex.engine.load.safetensors import SafetensorsFile
 from cortex.neuron import app
 
 
@@ -32,6 +35,7 @@ async def main(state: Path) -> None:
         state_directory=state,
         threads=1,
         drain_seconds=2.0,
+        max_batch=2,
         default_models=(DefaultModel("cortex/demo", context=512),),
     )
     async with trio.open_nursery() as nursery:
@@ -43,19 +47,37 @@ async def main(state: Path) -> None:
         print(await nursery.start(role), flush=True)
 
 
-def break_steps(flag: Path) -> None:
-    step = Engine.step
+PLACES: dict[str, tuple[type, str]] = {
+    "step": (Engine, "step"),
+    "add": (Engine, "add"),
+    "abort": (Engine, "abort"),
+    "close": (Engine, "close"),
+    "shard": (SafetensorsFile, "read_into"),  # between two weights of a load
+}
 
-    def breaking(self: Engine) -> list[Event]:
-        if flag.exists():
+
+def break_on_demand(flag: Path) -> None:
+    for place, (owner, name) in PLACES.items():
+        setattr(owner, name, _breaking(getattr(owner, name), place, flag))
+
+
+def _breaking(method: Callable[..., Any], place: str, flag: Path) -> Callable[..., Any]:
+    calls = 0
+
+    def breaking(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if flag.exists() and (flag.read_text() or "step") == place:
+            if place == "shard" and calls < 4:  # not before the first one
+                return method(*arguments)
             flag.unlink()
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return step(self)
+        return method(*arguments)
 
-    Engine.step = breaking  # type: ignore[method-assign]
+    return breaking
 
 
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
-    break_steps(directory / "fault")
+    break_on_demand(directory / "fault")
     trio.run(main, directory)

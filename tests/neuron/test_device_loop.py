@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import NoReturn
 
 import attrs
 import pytest
 from fakes.engine import FakeDeviceFault, FakeEngine, is_fake_fault, request
+from fakes.jobs import every_kind, kinds, make
 
 from cortex.errors import DeviceLost, DeviceOutOfMemory, LoadCancelled
 from cortex.neuron.device_loop import DeviceLoop
@@ -88,19 +90,8 @@ def raising(error: Exception) -> Callable[[], None]:
     return fn
 
 
-def every_kind() -> list[Job]:
-    return [
-        Open(5, lambda progress, cancelled: pytest.fail("a faulted device was touched")),
-        Close(1),
-        Add(1, request("late")),
-        Abort(1, "a"),
-        Stats(1),
-        Call(lambda: pytest.fail("a faulted device was touched")),
-    ]
-
-
-def test_every_job_kind_is_in_the_drain_tests() -> None:
-    assert {type(job) for job in every_kind()} == set(Job.__subclasses__()) - {Stop}
+def untouched(*_: object) -> NoReturn:
+    pytest.fail("a faulted or stopped device was touched")
 
 
 def test_opening_tells_what_was_measured() -> None:
@@ -206,7 +197,7 @@ def test_a_device_fault_turns_the_loop_drain_only(source: str) -> None:
     if cause is not None:
         assert isinstance(answers(got)[cause].error, DeviceLost)
     history = list(engine.history)
-    jobs = every_kind()
+    jobs = every_kind(untouched)
     replies = answers(bench.do(*jobs))
     assert all(isinstance(replies[job].error, DeviceLost) for job in jobs)
     bench.jobs.append(stop := Stop())
@@ -214,6 +205,32 @@ def test_a_device_fault_turns_the_loop_drain_only(source: str) -> None:
     assert stop in answers(bench.outputs())
     assert engine.history == history  # not even closed
     assert not engine.closed
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_each_kind_of_job_may_be_the_one_that_faults(kind: type[Job], when: str) -> None:
+    """It is answered, and so are those of every kind that wait before or come after it."""
+    bench = Bench()
+    fault = FakeDeviceFault("sticky")
+    engine = FakeEngine()
+    bench.open(1, engine)
+    bench.do(Add(1, request("a", max_tokens=50)))
+
+    def broken(*_: object) -> NoReturn:
+        raise fault
+
+    for method in ("add", "abort", "step", "stats", "close"):
+        setattr(engine, method, broken)
+    jobs = [make(kind, broken), *every_kind(untouched)]
+    if when == "before":  # they wait behind it in the same turn
+        got = bench.do(*jobs)
+    else:
+        got = bench.do(jobs[0])
+        got += bench.do(*jobs[1:])
+    replies = answers(got)
+    assert {type(replies[job].error) for job in jobs} == {DeviceLost}
+    assert [o.error for o in got if isinstance(o, Faulted)] == [fault]
 
 
 def test_a_faulted_loop_is_idle() -> None:
@@ -246,7 +263,7 @@ def test_stop_closes_engines_and_answers_what_is_left() -> None:
     bench = Bench()
     engine = FakeEngine()
     bench.open(1, engine)
-    late: list[Job] = every_kind()
+    late = every_kind(untouched)
     bench.jobs.extend([Stop(), *late])
     bench.loop.run()
     assert engine.closed

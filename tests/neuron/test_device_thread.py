@@ -6,11 +6,13 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 import trio.testing
 from fakes.engine import FakeDeviceFault, FakeEngine, is_fake_fault, request
+from fakes.jobs import every_kind
 
 from cortex.engine.request import TokenEvent
 from cortex.errors import (
@@ -22,7 +24,7 @@ from cortex.errors import (
 )
 from cortex.neuron.device_thread import DeviceThread
 from cortex.neuron.engine_handle import EngineHandle, EventStream
-from cortex.neuron.jobs import Abort, Add, Call, Close, Job, Open, OpenedEngine, Stats
+from cortex.neuron.jobs import Call, Close, Open, OpenedEngine, Stats
 
 BOUND = 20.0  # seconds a test may take at most; none takes one
 
@@ -339,21 +341,14 @@ async def test_a_device_fault_reaches_every_stream_and_every_job() -> None:
         with pytest.raises(DeviceLost):
             async with handle.stream(request("c")):
                 pytest.fail("served by a faulted device")
-        for job in _every_kind():
+        for job in every_kind(_untouched):
             with pytest.raises(DeviceLost):
                 await thread.ask(job)
     assert not engine.closed
 
 
-def _every_kind() -> list[Job]:
-    return [
-        Open(5, lambda progress, cancelled: pytest.fail("touched")),
-        Close(1),
-        Add(1, request("late")),
-        Abort(1, "a"),
-        Stats(1),
-        Call(lambda: pytest.fail("touched")),
-    ]
+def _untouched(*_: object) -> NoReturn:
+    pytest.fail("a faulted or stopped device was touched")
 
 
 async def test_tokens_from_before_a_fault_are_delivered_before_it() -> None:
@@ -437,12 +432,12 @@ async def test_shutdown_answers_queued_jobs_and_later_ones() -> None:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await trio.testing.wait_all_tasks_blocked()
-                for job in _every_kind():
+                for job in every_kind(_untouched):
                     thread.submit(job, lambda _, error: errors.append(error))
                 gate.set()
-    for job in _every_kind():
+    for job in every_kind(_untouched):
         thread.submit(job, lambda _, error: errors.append(error))
-    assert len(errors) == 12
+    assert len(errors) == 2 * len(every_kind(_untouched))
     assert all(isinstance(error, DeviceLost) for error in errors)
     assert engine.closed
     with pytest.raises(DeviceLost):
