@@ -103,6 +103,7 @@ def test_completions_beside_embeddings_are_what_they_are_alone(open_tiny, tiny):
 def test_a_preempted_prompt_is_pooled_once(open_tiny, tiny, pooling, overlap):
     """Completions that grow take the blocks of an embedding that is half done."""
     engine = open_tiny(blocks=8, max_batch=4, max_batch_tokens=4, overlap=overlap)
+    engine.scheduler.look_ahead = 0
     for i in range(3):
         engine.add(ask(f"c{i}", [i, 5, 9], max_tokens=80))
     while any(s.remaining > 1 for s in engine.scheduler.running) or len(engine.scheduler.waiting):

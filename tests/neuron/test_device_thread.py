@@ -354,9 +354,9 @@ def _untouched(*_: object) -> NoReturn:
 async def test_tokens_from_before_a_fault_are_delivered_before_it() -> None:
     thread = device()
     async with running(thread):
-        engine = FakeEngine()
+        engine = FakeEngine(max_context=10**9)  # it must not have ended before it faults
         handle = await open_engine(thread, engine)
-        async with handle.stream(request("a", max_tokens=900)) as stream:
+        async with handle.stream(request("a", max_tokens=10**8)) as stream:
             await until(lambda: engine.steps >= 3)
             engine.step_error = FakeDeviceFault("gone")
             await until(lambda: thread.fault is not None)
