@@ -17,6 +17,8 @@ from fakes.gguf_tokenizers import put
 from fakes.requests import ask, drain, tokens_of
 from safetensors.torch import save_file
 
+from cortex.engine.kernels.torch_ops import TorchOps
+from cortex.engine.load import checkpoint
 from cortex.engine.load.checkpoint import estimate, open_engine, read_config
 from cortex.engine.load.gguf_source import GgufSource
 from cortex.engine.load.source import Source
@@ -77,7 +79,8 @@ def test_a_source_gives_what_a_directory_of_safetensors_gives(tmp_path: Path):
         assert ours.config.heads == theirs.config.heads
 
 
-def test_an_estimate_is_exact_and_needs_no_data(tmp_path: Path):
+def test_an_estimate_is_exact_and_needs_no_data(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "choose", TorchOps)  # which keeps weights as the file does
     config, weights = tiny()
     path = write_gguf(tmp_path / "a.gguf", config, weights)
     # Weights that are not packed are computed with in fp32 here, and the file has them in fp32.

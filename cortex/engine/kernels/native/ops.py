@@ -11,7 +11,7 @@ from cortex.engine.kernels.native.library import Library
 from cortex.engine.kernels.native.products import Memory, dense_product, packed_product
 from cortex.engine.kernels.ops import Angles, Product
 from cortex.engine.kernels.torch_ops import TorchOps
-from cortex.engine.quant.types import QuantType
+from cortex.engine.quant.types import TYPES, QuantType
 
 if TYPE_CHECKING:
     from cortex.engine.batch import Batch
@@ -34,32 +34,34 @@ class NativeOps(TorchOps):
         self._memory = Memory()
 
     def copies(self, dtype: torch.dtype, quant: QuantType | None) -> bool:
-        return quant is not None or self._is_dense(dtype) or super().copies(dtype, quant)
+        return self._has(dtype, quant) or super().copies(dtype, quant)
 
     def product_bytes(
         self, rows: int, inputs: int, dtype: torch.dtype, quant: QuantType | None
     ) -> int:
-        if quant is not None:
-            size: int = self._library.packed_bytes(quant.gguf_id, rows, inputs)
-        elif self._is_dense(dtype):
-            size = self._library.dense_bytes(rows, inputs)
+        if not self._has(dtype, quant):
+            return super().product_bytes(rows, inputs, dtype, quant)
+        if quant is None:
+            size: int = self._library.dense_bytes(rows, inputs)
         else:
-            size = super().product_bytes(rows, inputs, dtype, quant)
+            size = self._library.packed_bytes(quant.gguf_id, rows, inputs)
         return size
 
     def product(
         self, weight: torch.Tensor, quant: QuantType | None, bias: torch.Tensor | None
     ) -> Product:
+        if not self._has(weight.dtype, quant):
+            return super().product(weight, quant, bias)
         library, arena, memory = self._library, self._arena, self._memory
-        if quant is not None:
-            return packed_product(library, arena, memory, weight, quant, bias)
-        if self._is_dense(weight.dtype):
+        if quant is None:
             return dense_product(library, arena, memory, weight, bias)
-        return super().product(weight, quant, bias)
+        return packed_product(library, arena, memory, weight, quant, bias)
 
-    def _is_dense(self, dtype: torch.dtype) -> bool:
-        """Whether there are kernels for dense weights of *dtype*."""
-        return dtype is torch.bfloat16 and self._library.dense_bytes(1, 1) > 0
+    def _has(self, dtype: torch.dtype, quant: QuantType | None) -> bool:
+        """Whether there are products for weights that are kept so."""
+        if quant is None:
+            return dtype is torch.bfloat16 and self._library.dense_bytes(1, 1) > 0
+        return quant in TYPES
 
     def embed(
         self,
@@ -68,7 +70,7 @@ class NativeOps(TorchOps):
         quant: QuantType | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        if quant is None or dtype not in _DTYPES:
+        if quant not in TYPES or dtype not in _DTYPES:
             return super().embed(tokens, weight, quant, dtype)
         inputs = weight.shape[1] // quant.bytes * quant.block
         out = torch.empty((len(tokens), inputs), dtype=dtype)

@@ -87,9 +87,12 @@ def packed_product(
     """A packed *weight* for activations in bf16 or fp32, which *bias* is in, too.
 
     In bf16 activations are rounded to 8 bits, in blocks of 32; in fp32 the product is exact but for
-    rounding. A row's result does not depend on the rows that come with it.
+    rounding. A row's result does not depend on the rows that come with it. ValueError for a format
+    that is not one of GGUF's.
     """
     kind, rows = quant.gguf_id, weight.shape[0]
+    if kind is None:
+        raise ValueError(f"there are no kernels for {quant.name}")
     inputs = weight.shape[1] // quant.bytes * quant.block
     laid = arena.take(library.packed_bytes(kind, rows, inputs))
     weight = weight.contiguous()

@@ -7,8 +7,9 @@ import torch
 from fakes.packed import random_packed
 
 from cortex.engine.kernels.native.ops import NativeOps
+from cortex.engine.kernels.torch_ops import TorchOps
 from cortex.engine.quant.dequantize import dequantize
-from cortex.engine.quant.types import BY_NAME, Q2_K, Q4_0, Q4_K, Q8_0, TYPES, QuantType
+from cortex.engine.quant.types import BY_NAME, FP8, Q2_K, Q4_0, Q4_K, Q8_0, TYPES, QuantType
 
 NAMES = [kind.name for kind in TYPES]
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -151,9 +152,26 @@ def test_the_layout_takes_hardly_more_than_the_format(ops):
         assert 1 <= ours / (1024 * kind.row_bytes(1024)) < bound
 
 
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_formats_without_kernels_go_to_torch(ops, dtype):
+    torch_ops = TorchOps(torch.device("cpu"))
+    values = torch.randn(128, 2, 128).to(torch.float8_e4m3fn).view(torch.uint8)
+    scales = torch.full((128, 2, 1), 0.25).view(torch.uint8)
+    packed = torch.cat((values, scales), -1).view(128, 264)
+    x = torch.randn(3, 256).to(dtype)
+    wanted = torch_ops.product(packed, FP8, None)
+    assert torch.equal(ops.product(packed, FP8, None)(x), wanted(x))
+    assert ops.copies(dtype, FP8) == torch_ops.copies(dtype, FP8)
+    size = ops.product_bytes(128, 256, dtype, FP8)
+    assert size == torch_ops.product_bytes(128, 256, dtype, FP8)
+    tokens = torch.tensor([5, 0])
+    found = ops.embed(tokens, packed, FP8, dtype)
+    assert torch.equal(found, torch_ops.embed(tokens, packed, FP8, dtype))
+
+
 @pytest.fixture
 def dense_ops(ops) -> NativeOps:
-    if not ops._is_dense(BF16):
+    if not ops._has(BF16, None):
         pytest.skip("this variant leaves dense weights to torch")
     return ops
 
