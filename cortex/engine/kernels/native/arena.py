@@ -34,7 +34,8 @@ class Arena:
 
 def _region(size: int) -> mmap.mmap:
     try:
-        region = mmap.mmap(-1, size)
+        # Shared pages, the default, are never large.
+        region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"no memory for {size >> 20} MiB of weights") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
