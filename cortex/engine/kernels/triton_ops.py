@@ -11,6 +11,7 @@ from cortex.engine.kernels.torch_ops import TorchOps
 from cortex.engine.kernels.triton.decode_attention import DecodeAttention
 from cortex.engine.kernels.triton.dense_product import DenseProduct
 from cortex.engine.kernels.triton.device import Device
+from cortex.engine.kernels.triton.fp8_product import Fp8Product
 from cortex.engine.kernels.triton.norms import add_rms_norm, rms_norm
 from cortex.engine.kernels.triton.packed_product import PackedProduct
 from cortex.engine.kernels.triton.place import place
@@ -18,7 +19,8 @@ from cortex.engine.kernels.triton.planes import LAYOUTS, Planes
 from cortex.engine.kernels.triton.prefill_attention import PrefillAttention, can_flash
 from cortex.engine.kernels.triton.sampling import TritonSampler
 from cortex.engine.kernels.triton.silu_mul import silu_mul
-from cortex.engine.quant.types import QuantType
+from cortex.engine.quant.fp8 import split
+from cortex.engine.quant.types import FP8, QuantType
 
 if TYPE_CHECKING:
     from cortex.engine.batch import Batch
@@ -56,6 +58,8 @@ class TritonOps:
     ) -> int:
         if quant is None:
             return rows * inputs * dtype.itemsize
+        if quant == FP8:
+            return rows * inputs + 4 * -(-rows // FP8.block) * (inputs // FP8.block)
         return LAYOUTS[quant].bytes(rows, inputs)
 
     def product(
@@ -63,6 +67,8 @@ class TritonOps:
     ) -> Product:
         if quant is None:
             return DenseProduct(weight, bias, self._shared)
+        if quant == FP8:
+            return self._fp8_product(weight, bias)
         return PackedProduct(Planes.of(weight, quant), bias, self._shared)
 
     def embed(
@@ -133,3 +139,10 @@ class TritonOps:
     def begin_step(self) -> None:
         self._reference.begin_step()
         self._prefill.begin_step()
+
+    def _fp8_product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+        try:
+            values, scales = split(weight)
+        except ValueError:  # projections were stacked that end within a block
+            return self._reference.product(weight, FP8, bias)
+        return Fp8Product(values, scales, bias, self._shared)

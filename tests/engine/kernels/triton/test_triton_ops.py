@@ -16,6 +16,8 @@ from cortex.engine.kernels.triton.prefill_attention import PrefillAttention
 from cortex.engine.kernels.triton_ops import TritonOps
 from cortex.engine.load import checkpoint
 from cortex.engine.quant import types
+from cortex.engine.quant.dequantize import dequantize
+from cortex.engine.quant.fp8 import quantize
 from cortex.engine.request import SamplingParams
 
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="the engine runs on the CPU")
@@ -73,6 +75,27 @@ def test_packed_weights_are_copied_and_take_what_was_foretold(device, quant):
     x = torch.randn(1, 512, device=device)
     wanted = TorchOps(device).product(weight, quant, None)(x)
     torch.testing.assert_close(product(x), wanted, rtol=1e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("rows", [128, 200])
+def test_fp8_weights_take_what_was_foretold(device, half, rows):
+    ops = TritonOps(device)
+    weight = quantize(torch.randn(rows, 256)).to(device)
+    assert ops.copies(half, types.FP8)
+    product = ops.product(weight, types.FP8, None)
+    assert product.bytes == ops.product_bytes(rows, 256, half, types.FP8)
+    x = torch.randn(3, 256, device=device).to(half)
+    wanted = x.float() @ dequantize(weight, types.FP8, torch.float32).T
+    torch.testing.assert_close(product(x).float(), wanted, rtol=2e-2, atol=1e-1)
+
+
+def test_fp8_rows_whose_blocks_are_not_whole_are_multiplied_by_the_reference(device):
+    parts = [quantize(torch.randn(100, 256) * scale) for scale in (1, 50)]
+    weight = torch.cat(parts).to(device)
+    x = torch.randn(2, 256, device=device)
+    found = TritonOps(device).product(weight, types.FP8, None)(x)
+    wanted = x @ dequantize(weight, types.FP8, torch.float32).T
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-2)
 
 
 def test_dense_weights_are_not_copied(device):
