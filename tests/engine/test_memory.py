@@ -50,12 +50,13 @@ def probed(dtype: str, warm_up: Path, *directories: Path) -> list[dict[str, int]
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_estimate_is_what_the_process_grows_by(tmp_path: Path, dtype: str) -> None:
     warm_up = write_checkpoint(tmp_path / "warm")
-    plain = write_checkpoint(tmp_path / "plain", num_hidden_layers=4, **MEDIUM)
+    # Large enough that a huge page at the end of each region of weights is under 5 %.
+    plain = write_checkpoint(tmp_path / "plain", num_hidden_layers=14, **MEDIUM)
     tied = write_checkpoint(
-        tmp_path / "tied", num_hidden_layers=4, **MEDIUM, tie_word_embeddings=True
+        tmp_path / "tied", num_hidden_layers=14, **MEDIUM, tie_word_embeddings=True
     )
     for told in probed(dtype, warm_up, plain, tied):
-        assert told["loaded"] > 30 * MIB
+        assert told["loaded"] > 90 * MIB
         assert told["estimated"] == pytest.approx(told["loaded"], rel=0.05)
         assert told["counted"] == told["estimated"]
         assert told["measured"] == pytest.approx(told["loaded"], rel=0.05)
