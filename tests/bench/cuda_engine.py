@@ -1,6 +1,6 @@
-"""The engine on a GPU: right, then fast. ``python tests/bench/cuda_engine.py [SHAPE [WORKLOAD...]]``
+"""The engine on a GPU: right, then fast. ``python tests/bench/cuda_engine.py [SHAPE [WORKLOAD]]``
 
-First the whole path that a GPU runs (Triton kernels, captured decode, overlapped steps) beside plain
+First the whole path that a GPU runs (Triton kernels, captured decode, overlapped steps) beside
 torch, step by step, on the same random weights: in fp32 the tokens are the same, in bf16 logprobs
 agree. Then `cortex bench engine` of SHAPE. Needs torch, triton, numpy and attrs alone.
 """

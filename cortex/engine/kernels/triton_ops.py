@@ -38,7 +38,7 @@ class TritonOps:
         self._reference = TorchOps(device)
         self._shared = Device.of(device)
         self._decode = DecodeAttention(self._shared.scratch, self._shared.multiprocessors)
-        self._prefill = PrefillAttention()
+        self._prefill = PrefillAttention(tuner=self._shared.tuner)
         self._sampler = TritonSampler(self._shared.scratch)
 
     @property

@@ -1,12 +1,13 @@
 """Attention of chunks of prompts: their keys gathered out of the cache, then torch's flash kernel.
 
 torch aligns causality to the ends of queries and keys, so a chunk whose earlier positions are
-cached needs no more than all its keys in one piece.
+cached needs no more than all its keys in one piece. A prompt that stands alone and is fresh may
+also go to cuDNN, which knows no earlier positions and is quicker where it is new enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,12 +15,15 @@ import torch
 import triton
 import triton.language as tl
 
+from cortex.engine.faults import is_out_of_memory
 from cortex.engine.kernels.triton.jit import jit
+from cortex.engine.kernels.triton.tuning import Tuner
 
 if TYPE_CHECKING:
     from cortex.engine.batch import Batch
 
 MAX_HEAD_DIM = 256  # of torch's flash attention
+_LONG = 1024  # rows from which on the kernel matters
 _COPY = 4096  # elements that a program copies at a time
 
 # (q, k, v, cumulative queries, cumulative keys, most queries, most keys, window) -> like q
@@ -83,6 +87,8 @@ class Chunks:
     most_queries: int
     most_keys: int
     total_keys: int
+    run: int | None  # the first block, where a single chunk's are neighbours
+    fresh: bool  # a single chunk with nothing before it
 
     @classmethod
     def of(cls, batch: Batch, block: int, window: int | None) -> Chunks:
@@ -92,6 +98,8 @@ class Chunks:
         lows = [position // block for position in seen]
         lengths = [c.start + c.count - low * block for c, low in zip(chunks, lows, strict=True)]
         counts = [chunk.count for chunk in chunks]
+        longest = chunks[0].start + chunks[0].count
+        alone = len(chunks) == 1
 
         def ints(values: list[int]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.int32).to(
@@ -106,7 +114,14 @@ class Chunks:
             most_queries=max(counts),
             most_keys=max(lengths),
             total_keys=sum(lengths),
+            run=_run(chunks[0].sequence.blocks[lows[0] : -(-longest // block)]) if alone else None,
+            fresh=alone and chunks[0].start == 0,
         )
+
+
+def _run(blocks: list[int]) -> int | None:
+    """The first of *blocks* where they follow one another."""
+    return blocks[0] if blocks == list(range(blocks[0], blocks[0] + len(blocks))) else None
 
 
 def _cumulative(counts: list[int]) -> list[int]:
@@ -119,8 +134,15 @@ def _cumulative(counts: list[int]) -> list[int]:
 def gather(
     keys: torch.Tensor, values: torch.Tensor, chunks: Chunks
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of *chunks* from the first block that is seen: ``(keys, kv_heads, dim)``."""
+    """Keys and values of *chunks* from the first block that is seen: ``(keys, kv_heads, dim)``.
+
+    Those of neighbouring blocks are where they are, and not copied.
+    """
     block, kv_heads, dim = keys.shape[1:]
+    if chunks.run is not None:
+        first, total = chunks.run * block, chunks.total_keys
+        k, v = (cache.view(-1, kv_heads, dim)[first : first + total] for cache in (keys, values))
+        return k, v
     k, v = (cache.new_empty(chunks.total_keys, kv_heads, dim) for cache in (keys, values))
     width = kv_heads * dim
     _gather[(chunks.lows.shape[0], -(-chunks.most_keys // block))](
@@ -169,6 +191,15 @@ def flash(
     return out
 
 
+def cudnn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """cuDNN's kernel for one fresh prompt ``(rows, heads, dim)``; RuntimeError where it refuses."""
+    wide = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out: torch.Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        *wide, None, False, 0.0, True, False, scale=q.shape[-1] ** -0.5
+    )[0]
+    return out[0].transpose(0, 1)
+
+
 def can_flash(dtype: torch.dtype, head_dim: int, window: int | None) -> bool:
     """Whether torch's kernel takes such heads (and, in this version, windows)."""
     if dtype not in (torch.bfloat16, torch.float16) or head_dim > MAX_HEAD_DIM or head_dim % 8:
@@ -182,9 +213,11 @@ def can_flash(dtype: torch.dtype, head_dim: int, window: int | None) -> bool:
 class PrefillAttention:
     """Attends the chunks of a step; what is the same in every layer is made once a batch."""
 
-    def __init__(self, attend: Flash = flash) -> None:
+    def __init__(self, attend: Flash = flash, tuner: Tuner | None = None) -> None:
         self._attend = attend
+        self._tuner = tuner  # None: cuDNN is not asked
         self._chunks: dict[int | None, Chunks] = {}
+        self._usable: dict[Hashable, bool] = {}
 
     def begin_step(self) -> None:
         self._chunks.clear()
@@ -204,6 +237,41 @@ class PrefillAttention:
         k, v = gather(keys, values, chunks)
         if window is not None and window >= chunks.most_keys:
             window = None
-        return self._attend(
-            q, k, v, chunks.queries, chunks.keys, chunks.most_queries, chunks.most_keys, window
-        )
+
+        def whole() -> torch.Tensor:
+            return self._attend(
+                q, k, v, chunks.queries, chunks.keys, chunks.most_queries, chunks.most_keys, window
+            )
+
+        if (
+            window is None
+            and chunks.fresh
+            and len(q) >= _LONG
+            and self._prefers_cudnn(q, k, v, whole)
+        ):
+            return cudnn(q, k, v)
+        return whole()
+
+    def _prefers_cudnn(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        otherwise: Callable[[], torch.Tensor],
+    ) -> bool:
+        """Whether cuDNN takes such heads and is quicker with them, measured with the first ones."""
+        if self._tuner is None:
+            return False
+        key = ("prefill", q.dtype, *q.shape[1:], k.shape[1])
+        if key not in self._usable:
+            try:
+                cudnn(q, k, v)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                self._usable[key] = False
+            else:
+                self._usable[key] = True
+        if not self._usable[key]:
+            return False
+        return self._tuner.choose(key, (otherwise, lambda: cudnn(q, k, v))) == 1

@@ -13,6 +13,7 @@ logger = logging.getLogger("cortex.engine")
 
 _RUNS = 7
 _WARM_UPS = 2  # the first compiles
+_BUSY_CYCLES = 500_000  # a quarter of a millisecond at 2 GHz
 
 
 class Tuner:
@@ -56,13 +57,15 @@ class Tuner:
 def _milliseconds(launch: Callable[[], object], flush: torch.Tensor) -> float:
     """The median time on the device with cold caches.
 
-    The flush before each run also keeps the device busy while the host submits the launch.
+    The device is kept busy while the host submits a launch, which takes longer than many a kernel:
+    else the host would be measured.
     """
     for _ in range(_WARM_UPS):
         launch()
     events = []
     for _ in range(_RUNS):
         flush.zero_()
+        torch.cuda._sleep(_BUSY_CYCLES)  # type: ignore[no-untyped-call]
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         start.record()

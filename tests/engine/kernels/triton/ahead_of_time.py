@@ -138,7 +138,15 @@ def attention(device: Device, *, full: bool) -> None:
 
 def gathering() -> None:
     ints = {"dtype": torch.int32}
-    chunks = Chunks(tensor(4, 512, **ints), *(tensor(n, **ints) for n in (4, 5, 5)), 512, 999, 3000)
+    chunks = Chunks(
+        tensor(4, 512, **ints),
+        *(tensor(n, **ints) for n in (4, 5, 5)),
+        512,
+        999,
+        3000,
+        run=None,
+        fresh=False,
+    )
     gather(tensor(1000, 64, 8, 128), tensor(1000, 64, 8, 128), chunks)
 
 

@@ -8,6 +8,7 @@ from fakes.flash import packed_attention
 
 from cortex.engine.batch import BatchBuilder
 from cortex.engine.kernels.torch_ops import TorchOps
+from cortex.engine.kernels.triton import prefill_attention
 from cortex.engine.kernels.triton.prefill_attention import (
     Chunks,
     PrefillAttention,
@@ -92,3 +93,93 @@ def test_torchs_kernel_is_what_stands_in_for_it(device, window):
     wanted = packed_attention(q, k, v, queries, keys, 30, 81, window)
     found = flash(*(x.bfloat16() for x in (q, k, v)), queries, keys, 30, 81, window)
     torch.testing.assert_close(found.float(), wanted, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("window", [None, 5, 20])
+@pytest.mark.parametrize(("start", "count"), [(0, 40), (33, 12)])
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_keys_in_neighbouring_blocks_are_read_where_they_are(
+    device, window, start, count, neighbours
+):
+    torch.manual_seed(0)
+    builder, (chunk,) = batch_of([(start, count)], device)
+    if neighbours:
+        chunk.sequence.blocks = list(range(50, 50 + len(chunk.sequence.blocks)))
+    batch = builder.build(Plan((), (chunk,), ()))
+    keys, values = torch.randn(2, 121, BLOCK, 2, 16, device=device)
+    q = torch.randn(count, 4, 16, device=device)
+    chunks = Chunks.of(batch, BLOCK, window)
+    assert (chunks.run is not None) == neighbours
+    k, _ = gather(keys, values, chunks)
+    assert (k.untyped_storage().data_ptr() == keys.untyped_storage().data_ptr()) == neighbours
+    wanted = TorchOps(device).attend(q, keys, values, batch, window)
+    out = PrefillAttention(packed_attention)(q, keys, values, batch, window)
+    torch.testing.assert_close(out.reshape(count, -1), wanted, rtol=1e-4, atol=1e-5)
+
+
+class Prefers:
+    """A tuner that takes the number it was made with, and counts."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.asked = 0
+
+    def choose(self, key, launches):
+        self.asked += 1
+        for launch in launches:
+            launch()
+        return self.number
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_fresh_prompt_goes_to_cudnn_where_that_is_quicker(device, monkeypatch, number):
+    torch.manual_seed(0)
+    calls = []
+
+    def causal(q, k, v):
+        calls.append(len(q))
+        wide = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(
+            *wide, is_causal=True, enable_gqa=True
+        )
+        return out[0].transpose(0, 1)
+
+    monkeypatch.setattr(prefill_attention, "cudnn", causal)
+    monkeypatch.setattr(prefill_attention, "_LONG", 16)
+    tuner = Prefers(number)
+    attention = PrefillAttention(packed_attention, tuner)
+    for start, count, taken in ((0, 40, True), (0, 15, False), (33, 20, False)):
+        builder, (chunk,) = batch_of([(start, count)], device)
+        batch = builder.build(Plan((), (chunk,), ()))
+        keys, values = torch.randn(2, 121, BLOCK, 2, 16, device=device)
+        q = torch.randn(count, 4, 16, device=device)
+        wanted = TorchOps(device).attend(q, keys, values, batch, None)
+        calls.clear()
+        asked = tuner.asked
+        attention.begin_step()
+        out = attention(q, keys, values, batch, None)
+        torch.testing.assert_close(out.reshape(count, -1), wanted, rtol=1e-4, atol=1e-5)
+        assert tuner.asked - asked == taken
+        # Tried once, run by the tuner, and run again for the answer where it was chosen.
+        assert len(calls) == (2 + number if taken else 0)
+
+
+def test_where_cudnn_refuses_it_is_not_asked_again(device, monkeypatch):
+    def refuse(q, k, v):
+        refusals.append(1)
+        raise RuntimeError("no engine for this graph")
+
+    refusals: list[int] = []
+    monkeypatch.setattr(prefill_attention, "cudnn", refuse)
+    monkeypatch.setattr(prefill_attention, "_LONG", 16)
+    attention = PrefillAttention(packed_attention, Prefers(1))
+    for _ in range(2):
+        builder, (chunk,) = batch_of([(0, 40)], device)
+        batch = builder.build(Plan((), (chunk,), ()))
+        keys, values = torch.randn(2, 121, BLOCK, 2, 16, device=device)
+        q = torch.randn(40, 4, 16, device=device)
+        wanted = TorchOps(device).attend(q, keys, values, batch, None)
+        attention.begin_step()
+        out = attention(q, keys, values, batch, None)
+        torch.testing.assert_close(out.reshape(40, -1), wanted, rtol=1e-4, atol=1e-5)
+    assert len(refusals) == 1

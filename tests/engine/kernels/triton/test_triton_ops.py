@@ -44,7 +44,9 @@ def test_a_model_gives_the_same_tokens(open_tiny, tmp_path, monkeypatch, capture
     monkeypatch.setattr(checkpoint, "choose", TritonOps)
     # In fp32, which torch's kernel does not take, on a CPU, where there is none.
     monkeypatch.setattr(triton_ops, "can_flash", lambda *args: True)
-    monkeypatch.setattr(triton_ops, "PrefillAttention", lambda: PrefillAttention(packed_attention))
+    monkeypatch.setattr(
+        triton_ops, "PrefillAttention", lambda tuner: PrefillAttention(packed_attention)
+    )
     capture = EagerCapture()
     if captured:
         monkeypatch.setattr(checkpoint, "capture_for", lambda device, ops: capture)
