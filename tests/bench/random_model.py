@@ -23,6 +23,7 @@ CHATML = (
     "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}"
     "<|im_end|>\n{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
 )
+MERGE = ("w0", "w1")  # readers of GGUF want at least one; no text asks for it
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 FORMATS = ("f32", "bf16", "q8_0", "q4_0")
 
@@ -30,8 +31,8 @@ FORMATS = ("f32", "bf16", "q8_0", "q4_0")
 def vocabulary(size: int) -> list[str]:
     """Byte-level characters, words, and the control tokens last."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    words = [f"w{number}" for number in range(size - len(alphabet) - len(CONTROL))]
-    return [*alphabet, *words, *CONTROL]
+    words = [f"w{number}" for number in range(size - len(alphabet) - len(CONTROL) - 1)]
+    return [*alphabet, *words, "".join(MERGE), *CONTROL]
 
 
 def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -135,8 +136,7 @@ def write_gguf(
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(words)
     writer.add_token_types([3 if i >= control else 1 for i in range(len(words))])
-    # A merge that no text asks for: readers want at least one.
-    writer.add_token_merges([f"{words[control - 1]} {words[control - 2]}"])
+    writer.add_token_merges([" ".join(MERGE)])
     writer.add_eos_token_id(len(words) - 1)
     writer.add_pad_token_id(control)
     writer.add_add_bos_token(False)

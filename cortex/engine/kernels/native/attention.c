@@ -293,10 +293,19 @@ static int64_t result_floats(const Attention *a) {
   return a->heads / a->kv_heads * (a->padded + 16);
 }
 
-INLINE void decode_rows(const Attention *a, float *results, float *room, int bf16) {
+/* One loop of an attention; every thread has a room of its own. */
+typedef struct {
+  const Attention *a;
+  float *results, *rooms;
+  int64_t tiles;
+  int bf16;
+} Attending;
+
+INLINE void decode_some(const Attending *at, int64_t first, int64_t last, float *room, int bf16) {
+  const Attention *a = at->a;
+  float *results = at->results;
   int64_t group = a->heads / a->kv_heads, size = result_floats(a);
-#pragma omp for schedule(dynamic, 1)
-  for (int64_t i = 0; i < a->decodes * a->kv_heads * a->segments; i++) {
+  for (int64_t i = first; i < last; i++) {
     int64_t segment = i % a->segments, head = i / a->segments % a->kv_heads;
     int64_t row = i / a->segments / a->kv_heads, length = a->lengths[row];
     int64_t low = a->window && a->window < length ? (length - a->window) / SEGMENT : 0;
@@ -308,13 +317,16 @@ INLINE void decode_rows(const Attention *a, float *results, float *room, int bf1
       merge(a, results + i * size + g * (a->padded + 16), 1, 0, to, bf16);
     }
   }
-  if (a->segments == 1) return;
-#pragma omp for schedule(static)
-  for (int64_t i = 0; i < a->decodes * a->kv_heads; i++) {
+}
+
+INLINE void merge_some(const Attending *at, int64_t first, int64_t last, int bf16) {
+  const Attention *a = at->a;
+  int64_t group = a->heads / a->kv_heads, size = result_floats(a);
+  for (int64_t i = first; i < last; i++) {
     int64_t row = i / a->kv_heads, head = i % a->kv_heads, length = a->lengths[row];
     int64_t low = a->window && a->window < length ? (length - a->window) / SEGMENT : 0;
     if (low * SEGMENT + SEGMENT >= length) continue;
-    const float *parts = results + (i * a->segments + low) * size;
+    const float *parts = at->results + (i * a->segments + low) * size;
     for (int64_t g = 0; g < group; g++) {
       int64_t to = ((int64_t)a->firsts[row] * a->heads + head * group + g) * a->dim;
       merge(a, parts + g * (a->padded + 16), (length - 1) / SEGMENT + 1 - low, size, to, bf16);
@@ -322,14 +334,19 @@ INLINE void decode_rows(const Attention *a, float *results, float *room, int bf1
   }
 }
 
-INLINE void chunk_rows(const Attention *a, float *room, int bf16) {
+static int64_t tiles_of(const Attention *a) {
   int64_t queries = tile_queries(a), tiles = 0;
   for (int64_t s = a->decodes; s < a->sequences; s++)
     tiles += (a->firsts[s + 1] - a->firsts[s] + queries - 1) / queries;
-#pragma omp for schedule(dynamic, 1)
-  for (int64_t i = 0; i < tiles * a->kv_heads; i++) {
+  return tiles;
+}
+
+INLINE void chunk_some(const Attending *at, int64_t first, int64_t last, float *room, int bf16) {
+  const Attention *a = at->a;
+  int64_t queries = tile_queries(a);
+  for (int64_t i = first; i < last; i++) {
     /* The last tiles see most: they go first, so that no thread is left alone with one. */
-    int64_t tile = tiles - 1 - i / a->kv_heads, s = a->decodes, count = 0;
+    int64_t tile = at->tiles - 1 - i / a->kv_heads, s = a->decodes, count = 0;
     for (;; s++) {
       count = a->firsts[s + 1] - a->firsts[s];
       int64_t own = (count + queries - 1) / queries;
@@ -339,6 +356,27 @@ INLINE void chunk_rows(const Attention *a, float *room, int bf16) {
     int64_t left = count - tile * queries;
     chunk_tile(a, s, i % a->kv_heads, tile * queries, left < queries ? left : queries, room, bf16);
   }
+}
+
+static void decode_pieces(const void *what, int64_t first, int64_t last, int thread) {
+  const Attending *at = what;
+  float *room = at->rooms + thread * room_floats(at->a);
+  if (at->bf16) decode_some(at, first, last, room, 1);
+  else decode_some(at, first, last, room, 0);
+}
+
+static void merge_pieces(const void *what, int64_t first, int64_t last, int thread) {
+  const Attending *at = what;
+  (void)thread;
+  if (at->bf16) merge_some(at, first, last, 1);
+  else merge_some(at, first, last, 0);
+}
+
+static void chunk_pieces(const void *what, int64_t first, int64_t last, int thread) {
+  const Attending *at = what;
+  float *room = at->rooms + thread * room_floats(at->a);
+  if (at->bf16) chunk_some(at, first, last, room, 1);
+  else chunk_some(at, first, last, room, 0);
 }
 
 static Attention attention_of(int64_t heads, int64_t kv_heads, int64_t dim, int64_t decodes,
@@ -384,19 +422,10 @@ void cortex_attend(const void *q, const void *keys, const void *values, void *ou
   a.window = window;
   a.scale = scale;
   float *rooms = memory + decodes * kv_heads * a.segments * result_floats(&a);
-#pragma omp parallel num_threads((int)threads)
-  {
-    int thread = 0;
-#ifdef _OPENMP
-    thread = omp_get_thread_num();
-#endif
-    float *room = rooms + thread * room_floats(&a);
-    if (bf16) {
-      if (decodes) decode_rows(&a, memory, room, 1);
-      if (decodes < sequences) chunk_rows(&a, room, 1);
-    } else {
-      if (decodes) decode_rows(&a, memory, room, 0);
-      if (decodes < sequences) chunk_rows(&a, room, 0);
-    }
+  Attending at = {&a, memory, rooms, tiles_of(&a), (int)bf16};
+  if (decodes) {
+    share_out(decodes * kv_heads * a.segments, 1, threads, decode_pieces, &at);
+    if (a.segments > 1) share_out(decodes * kv_heads, 8, threads, merge_pieces, &at);
   }
+  if (at.tiles) share_out(at.tiles * kv_heads, 1, threads, chunk_pieces, &at);
 }

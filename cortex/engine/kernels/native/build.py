@@ -26,7 +26,7 @@ COMPILE_SECONDS = 120  # three on a quick core; a busy small one needs many time
 VERSION_SECONDS = 20
 # Contraction is written out where it is wanted: what the packed formats' formulas round stays so.
 # Sums of integers made of what is not finite may wrap.
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fwrapv")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fwrapv")
 
 
 class BuildError(Exception):
@@ -52,19 +52,15 @@ def compiler_of(environ: Mapping[str, str]) -> list[str]:
     raise BuildError(f"{named[0]} is not there" if named else "there is no C compiler")
 
 
-def machine_flags(machine: str, system: str) -> tuple[str, ...]:
-    """What makes the compiler use this very processor, all of its cores included.
-
-    Apple's compiler has no OpenMP: there the kernels run on one core.
-    """
-    native = "-march=native" if machine in ("x86_64", "AMD64") else "-mcpu=native"
-    return (native,) if system == "Darwin" else (native, "-fopenmp")
+def machine_flag(machine: str) -> str:
+    """What makes the compiler use this very processor."""
+    return "-march=native" if machine in ("x86_64", "AMD64") else "-mcpu=native"
 
 
 def build(environ: Mapping[str, str] = os.environ, flags: tuple[str, ...] = ()) -> Path:
     """The library, compiled unless it is in the cache. *flags* come last. Raises `BuildError`."""
     compiler = compiler_of(environ)
-    wanted = (*FLAGS, *machine_flags(platform.machine(), platform.system()), *flags)
+    wanted = (*FLAGS, machine_flag(platform.machine()), *flags)
     name = f"kernels-{_key(compiler, wanted)}.so"
     try:
         directory = _prepared(cache_directory(environ))

@@ -19,15 +19,27 @@ int64_t cortex_dense_bytes(int64_t rows, int64_t inputs) {
 #endif
 }
 
+typedef struct {
+  const uint16_t *weight;
+  uint16_t *out;
+  int64_t rows, inputs;
+} DensePack;
+
+static void dense_pack_groups(const void *what, int64_t first, int64_t last, int thread) {
+  const DensePack *p = what;
+  int64_t size = dense_group_bytes(p->inputs) / 2;
+  (void)thread;
+  for (int64_t g = first; g < last; g++)
+    for (int64_t r = 0; r < ROWS && g * ROWS + r < p->rows; r++)
+      for (int64_t k = 0; k < p->inputs; k++)
+        p->out[g * size + k / 2 * 32 + r * 2 + k % 2] = p->weight[(g * ROWS + r) * p->inputs + k];
+}
+
 /* bf16 `(rows, inputs)` to the layout at *out*, `cortex_dense_bytes` long and zero. */
 void cortex_dense_pack(int64_t rows, int64_t inputs, const uint16_t *weight, uint16_t *out,
                        int64_t threads) {
-  int64_t size = dense_group_bytes(inputs) / 2;
-#pragma omp parallel for schedule(static) num_threads((int)threads)
-  for (int64_t g = 0; g < (rows + ROWS - 1) / ROWS; g++)
-    for (int64_t r = 0; r < ROWS && g * ROWS + r < rows; r++)
-      for (int64_t k = 0; k < inputs; k++)
-        out[g * size + k / 2 * 32 + r * 2 + k % 2] = weight[(g * ROWS + r) * inputs + k];
+  DensePack pack = {weight, out, rows, inputs};
+  share_out((rows + ROWS - 1) / ROWS, 16, threads, dense_pack_groups, &pack);
 }
 
 #if defined(HAVE_BF16_DOT)

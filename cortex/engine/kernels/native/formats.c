@@ -232,25 +232,39 @@ int64_t cortex_packed_bytes(int64_t id, int64_t rows, int64_t inputs) {
   return (rows + ROWS - 1) / ROWS * group_bytes(&formats[i], inputs);
 }
 
-/* GGUF's rows at *raw* to tiles at *out*, `cortex_packed_bytes` long and zero. */
-void cortex_pack(int64_t id, int64_t rows, int64_t inputs, const uint8_t *raw, uint8_t *out,
-                 int64_t threads) {
-  const Format *f = &formats[format_index(id)];
+typedef struct {
+  const Format *format;
+  const uint8_t *raw;
+  uint8_t *out;
+  int64_t rows, inputs;
+} Pack;
+
+static void pack_groups(const void *what, int64_t first, int64_t last, int thread) {
+  const Pack *p = what;
+  const Format *f = p->format;
+  int64_t rows = p->rows, inputs = p->inputs;
   int64_t stride = inputs / f->block * f->bytes, bytes = group_bytes(f, inputs);
-#pragma omp parallel for schedule(static) num_threads((int)threads)
-  for (int64_t g = 0; g < (rows + ROWS - 1) / ROWS; g++) {
-    uint8_t *tile = out + g * bytes;
+  (void)thread;
+  for (int64_t g = first; g < last; g++) {
+    uint8_t *tile = p->out + g * bytes;
     for (int64_t t = 0; t * TILE < inputs; t++) {
       int64_t left = inputs - t * TILE;
       int blocks = left < TILE ? (int)left / 32 : TILE / 32;
       for (int r = 0; r < ROWS && g * ROWS + r < rows; r++) {
         Row row;
-        read_row(f, raw + (g * ROWS + r) * stride, t, blocks, &row);
+        read_row(f, p->raw + (g * ROWS + r) * stride, t, blocks, &row);
         write_row(f, &row, r, blocks, tile);
       }
       tile += tile_bytes(f->planes, f->scales, f->group, blocks);
     }
   }
+}
+
+/* GGUF's rows at *raw* to tiles at *out*, `cortex_packed_bytes` long and zero. */
+void cortex_pack(int64_t id, int64_t rows, int64_t inputs, const uint8_t *raw, uint8_t *out,
+                 int64_t threads) {
+  Pack pack = {&formats[format_index(id)], raw, out, rows, inputs};
+  share_out((rows + ROWS - 1) / ROWS, 16, threads, pack_groups, &pack);
 }
 
 static void row_values(const Format *f, const Row *row, int blocks, float *out) {
@@ -268,26 +282,41 @@ static void row_values(const Format *f, const Row *row, int blocks, float *out) 
   }
 }
 
-/* Rows *ids* of GGUF's *rows* at *raw* to `(count, inputs)` bf16 or fp32: the formula's fp32
-   result, rounded. 1 where an id is not that of a row, and then nothing is written; else 0. */
-int64_t cortex_embed(int64_t id, int64_t rows, int64_t inputs, const uint8_t *raw,
-                     const int64_t *ids, int64_t count, void *out, int64_t bf16, int64_t threads) {
-  const Format *f = &formats[format_index(id)];
-  int64_t stride = inputs / f->block * f->bytes;
-  for (int64_t i = 0; i < count; i++)
-    if (ids[i] < 0 || ids[i] >= rows) return 1;
-#pragma omp parallel for schedule(static) num_threads((int)threads) if (count > 8)
-  for (int64_t i = 0; i < count; i++)
+typedef struct {
+  const Format *format;
+  const uint8_t *raw;
+  const int64_t *ids;
+  void *out;
+  int64_t inputs;
+  int bf16;
+} Embed;
+
+static void embed_rows(const void *what, int64_t first, int64_t last, int thread) {
+  const Embed *e = what;
+  const Format *f = e->format;
+  int64_t inputs = e->inputs, stride = inputs / f->block * f->bytes;
+  (void)thread;
+  for (int64_t i = first; i < last; i++)
     for (int64_t t = 0; t * TILE < inputs; t++) {
       int64_t left = inputs - t * TILE;
       int blocks = left < TILE ? (int)left / 32 : TILE / 32;
       Row row;
       float values[TILE];
       memset(&row, 0, sizeof row);
-      read_row(f, raw + ids[i] * stride, t, blocks, &row);
+      read_row(f, e->raw + e->ids[i] * stride, t, blocks, &row);
       row_values(f, &row, blocks, values);
       for (int k = 0; k < 32 * blocks; k++)
-        put(out, i * inputs + t * TILE + k, values[k], (int)bf16);
+        put(e->out, i * inputs + t * TILE + k, values[k], e->bf16);
     }
+}
+
+/* Rows *ids* of GGUF's *rows* at *raw* to `(count, inputs)` bf16 or fp32: the formula's fp32
+   result, rounded. 1 where an id is not that of a row, and then nothing is written; else 0. */
+int64_t cortex_embed(int64_t id, int64_t rows, int64_t inputs, const uint8_t *raw,
+                     const int64_t *ids, int64_t count, void *out, int64_t bf16, int64_t threads) {
+  for (int64_t i = 0; i < count; i++)
+    if (ids[i] < 0 || ids[i] >= rows) return 1;
+  Embed embed = {&formats[format_index(id)], raw, ids, out, inputs, (int)bf16};
+  share_out(count, 4, threads, embed_rows, &embed);
   return 0;
 }

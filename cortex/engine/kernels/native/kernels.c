@@ -3,11 +3,9 @@
    Only x86-64 with AVX-512 or AVX2, AArch64 and plain C are told apart (simd.c); pointers are to
    contiguous, little-endian data, sizes are int64. */
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "simd.c"
+
+#include "team.c"
 
 #include "multiply.c"
 

@@ -7,8 +7,6 @@ from ctypes import c_float, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401  before the library: both name libgomp.so.1, and torch's is to serve both
-
 _SIZE = c_int64
 _POINTER = c_void_p
 

@@ -31,6 +31,38 @@ static void prepare(int64_t id, const uint16_t *x, int64_t inputs, int64_t token
                rounded_at(memory, inputs, count));
 }
 
+typedef struct {
+  int64_t id, rows, inputs, bytes, count, first;
+  int index, bf16;
+  const uint8_t *tiles;
+  const void *bias, *from;
+  void *y;
+  uint8_t *memory;
+} Products;
+
+static void prepare_passes(const void *what, int64_t first, int64_t last, int thread) {
+  const Products *p = what;
+  (void)thread;
+  for (int64_t i = first; i < last; i++)
+    prepare(p->id, (const uint16_t *)p->from, p->inputs, p->count, p->memory, i);
+}
+
+static void multiply_groups(const void *what, int64_t first, int64_t last, int thread) {
+  const Products *p = what;
+  (void)thread;
+  for (int64_t g = first; g < last; g++) {
+    const uint8_t *own = p->tiles + g * p->bytes;
+    if (p->id == DENSE)
+      dense_group(own, p->rows, p->inputs, g, p->memory, p->count, p->bias, p->y, p->first);
+    else if (p->bf16)
+      rounded_group(p->index, own, p->rows, p->inputs, g, p->memory, p->count, p->bias, p->y,
+                    p->first);
+    else
+      exact_group(p->index, own, p->rows, p->inputs, g, (const float *)p->from, p->count, p->bias,
+                  p->y, p->first);
+  }
+}
+
 /* Tiles of `cortex_pack` (or, with GGUF's number for bf16, the layout of `cortex_dense_pack`) times
    x, both bf16 or, for tiles, both fp32, with *bias* (rows,) in the same dtype or NULL. *memory* is
    `cortex_product_memory` long and aligned to 64 bytes. */
@@ -41,28 +73,14 @@ void cortex_product(int64_t id, int64_t rows, int64_t inputs, const uint8_t *til
   int64_t bytes = id == DENSE ? dense_group_bytes(inputs) : group_bytes(&formats[index], inputs);
   int64_t groups = (rows + ROWS - 1) / ROWS;
   int64_t run = groups / (threads * 8) + 1; /* neighbours go to one thread: it reads one stream */
-  /* A few rows are prepared before the threads start, which spares them a barrier. */
-  int early = bf16 && tokens <= TOKENS;
-  for (int64_t i = 0; early && i < passes_of(tokens); i++)
-    prepare(id, (const uint16_t *)x, inputs, tokens, memory, i);
-#pragma omp parallel num_threads((int)threads) if (rows * inputs > 65536)
-  for (int64_t first = 0; first < tokens; first += CHUNK) {
-    int64_t count = tokens - first < CHUNK ? tokens - first : CHUNK;
-    const void *from = (const uint8_t *)x + first * inputs * width;
-    if (bf16 && !early) {
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < passes_of(count); i++)
-        prepare(id, (const uint16_t *)from, inputs, count, memory, i);
-    }
-#pragma omp for schedule(dynamic, run)
-    for (int64_t g = 0; g < groups; g++) {
-      const uint8_t *own = tiles + g * bytes;
-      if (id == DENSE)
-        dense_group(own, rows, inputs, g, memory, count, bias, y, first);
-      else if (bf16)
-        rounded_group(index, own, rows, inputs, g, memory, count, bias, y, first);
-      else
-        exact_group(index, own, rows, inputs, g, (const float *)from, count, bias, y, first);
-    }
+  if (rows * inputs <= 65536) threads = 1;
+  Products p = {id, rows, inputs, bytes, 0, 0, index, (int)bf16, tiles, bias, NULL, y, memory};
+  for (; p.first < tokens; p.first += CHUNK) {
+    p.count = tokens - p.first < CHUNK ? tokens - p.first : CHUNK;
+    p.from = (const uint8_t *)x + p.first * inputs * width;
+    /* A few rows are prepared by the caller, which spares a loop. */
+    int64_t passes = passes_of(p.count);
+    if (bf16) share_out(passes, p.count <= TOKENS ? passes : 1, threads, prepare_passes, &p);
+    share_out(groups, run, threads, multiply_groups, &p);
   }
 }

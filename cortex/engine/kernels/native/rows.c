@@ -41,27 +41,45 @@ INLINE void norm_row(const void *x, int64_t at, const void *weight, void *y, int
   }
 }
 
-INLINE void norm_rows(const void *x, const void *delta, const void *weight, void *sum, void *y,
-                      int64_t rows, int64_t width, float eps, int bf16, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > SMALL)
-  for (int64_t r = 0; r < rows; r++) {
+typedef struct {
+  const void *x, *delta, *weight;
+  void *sum, *y;
+  int64_t width;
+  float eps;
+  int bf16;
+} Norm;
+
+INLINE void norm_some(const Norm *n, int64_t first, int64_t last, int bf16) {
+  int64_t width = n->width;
+  for (int64_t r = first; r < last; r++) {
     int64_t at = r * width, i = 0;
-    if (delta) {
+    if (n->delta) {
       for (; i + LANES <= width; i += LANES)
-        vf_put(sum, at + i, vf_add(vf_get(x, at + i, bf16), vf_get(delta, at + i, bf16)), bf16);
+        vf_put(n->sum, at + i, vf_add(vf_get(n->x, at + i, bf16), vf_get(n->delta, at + i, bf16)),
+               bf16);
       for (; i < width; i++)
-        put(sum, at + i, get(x, at + i, bf16) + get(delta, at + i, bf16), bf16);
+        put(n->sum, at + i, get(n->x, at + i, bf16) + get(n->delta, at + i, bf16), bf16);
     }
-    norm_row(delta ? sum : x, at, weight, y, at, width, eps, bf16);
+    norm_row(n->delta ? n->sum : n->x, at, n->weight, n->y, at, width, n->eps, bf16);
   }
 }
+
+static void norm_rows(const void *what, int64_t first, int64_t last, int thread) {
+  const Norm *n = what;
+  (void)thread;
+  if (n->bf16) norm_some(n, first, last, 1);
+  else norm_some(n, first, last, 0);
+}
+
+/* How many of rows of *width* elements are worth a thread. */
+static int64_t some_rows(int64_t width) { return SMALL / (width + 1) + 1; }
 
 /* `(rows, width)`: sum = x + delta, y = round(sum / rms(sum)) * weight. Where *delta* is NULL the
    sum is x and is not written. */
 void cortex_norm(const void *x, const void *delta, const void *weight, void *sum, void *y,
                  int64_t rows, int64_t width, float eps, int64_t bf16, int64_t threads) {
-  if (bf16) norm_rows(x, delta, weight, sum, y, rows, width, eps, 1, (int)threads);
-  else norm_rows(x, delta, weight, sum, y, rows, width, eps, 0, (int)threads);
+  Norm norm = {x, delta, weight, sum, y, width, eps, (int)bf16};
+  share_out(rows, some_rows(width), threads, norm_rows, &norm);
 }
 
 INLINE void silu_row(const void *both, int64_t at, void *y, int64_t to, int64_t inner, int bf16) {
@@ -79,17 +97,28 @@ INLINE void silu_row(const void *both, int64_t at, void *y, int64_t to, int64_t 
   }
 }
 
-INLINE void silu_rows(const void *both, void *y, int64_t rows, int64_t inner, int bf16,
-                      int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows * inner > SMALL)
-  for (int64_t r = 0; r < rows; r++) silu_row(both, r * 2 * inner, y, r * inner, inner, bf16);
+typedef struct {
+  const void *both;
+  void *y;
+  int64_t inner;
+  int bf16;
+} Gate;
+
+static void silu_rows(const void *what, int64_t first, int64_t last, int thread) {
+  const Gate *g = what;
+  int64_t inner = g->inner;
+  (void)thread;
+  for (int64_t r = first; r < last; r++) {
+    if (g->bf16) silu_row(g->both, r * 2 * inner, g->y, r * inner, inner, 1);
+    else silu_row(g->both, r * 2 * inner, g->y, r * inner, inner, 0);
+  }
 }
 
 /* `(rows, 2 * inner)` to `(rows, inner)`: round(silu(first half)) times the second half. */
 void cortex_silu_mul(const void *both, void *y, int64_t rows, int64_t inner, int64_t bf16,
                      int64_t threads) {
-  if (bf16) silu_rows(both, y, rows, inner, 1, (int)threads);
-  else silu_rows(both, y, rows, inner, 0, (int)threads);
+  Gate gate = {both, y, inner, (int)bf16};
+  share_out(rows, some_rows(inner), threads, silu_rows, &gate);
 }
 
 /* Dimension i turns with dimension i + half by the angle whose cosine and sine are c[i], s[i]. */
@@ -126,22 +155,36 @@ INLINE void place_heads(const void *qkv, int64_t at, const void *weight, const f
   }
 }
 
-INLINE void place_rows(const void *qkv, const void *q_norm, const void *k_norm, const float *cos,
-                       const float *sin, float eps, const int64_t *slots, void *keys, void *values,
-                       void *q, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim,
-                       int bf16, int threads) {
+typedef struct {
+  const void *qkv, *q_norm, *k_norm;
+  const float *cos, *sin;
+  const int64_t *slots;
+  void *keys, *values, *q;
+  int64_t heads, kv_heads, dim;
+  float eps;
+  int bf16;
+} Place;
+
+INLINE void place_some(const Place *p, int64_t first, int64_t last, int bf16) {
+  int64_t heads = p->heads, kv_heads = p->kv_heads, dim = p->dim;
   int64_t width = (heads + 2 * kv_heads) * dim, size = bf16 ? 2 : 4;
-#pragma omp parallel for schedule(static) num_threads(threads) if (tokens * width > SMALL)
-  for (int64_t t = 0; t < tokens; t++) {
-    int64_t at = t * width, slot = slots[t] * kv_heads * dim;
-    const float *c = cos + t * (dim / 2), *s = sin + t * (dim / 2);
-    place_heads(qkv, at, q_norm, c, s, eps, q, t * heads * dim, heads, dim, bf16);
+  for (int64_t t = first; t < last; t++) {
+    int64_t at = t * width, slot = p->slots[t] * kv_heads * dim;
+    const float *c = p->cos + t * (dim / 2), *s = p->sin + t * (dim / 2);
+    place_heads(p->qkv, at, p->q_norm, c, s, p->eps, p->q, t * heads * dim, heads, dim, bf16);
     at += heads * dim;
-    place_heads(qkv, at, k_norm, c, s, eps, keys, slot, kv_heads, dim, bf16);
+    place_heads(p->qkv, at, p->k_norm, c, s, p->eps, p->keys, slot, kv_heads, dim, bf16);
     at += kv_heads * dim;
-    memcpy((uint8_t *)values + slot * size, (const uint8_t *)qkv + at * size,
+    memcpy((uint8_t *)p->values + slot * size, (const uint8_t *)p->qkv + at * size,
            (size_t)(kv_heads * dim * size));
   }
+}
+
+static void place_rows(const void *what, int64_t first, int64_t last, int thread) {
+  const Place *p = what;
+  (void)thread;
+  if (p->bf16) place_some(p, first, last, 1);
+  else place_some(p, first, last, 0);
 }
 
 /* qkv `(tokens, (heads + 2 kv_heads) dim)`; norm weights `(dim,)` or NULL; cos and sin fp32
@@ -151,10 +194,7 @@ void cortex_place(const void *qkv, const void *q_norm, const void *k_norm, const
                   const float *sin, float eps, const int64_t *slots, void *keys, void *values,
                   void *q, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim,
                   int64_t bf16, int64_t threads) {
-  if (bf16)
-    place_rows(qkv, q_norm, k_norm, cos, sin, eps, slots, keys, values, q, tokens, heads, kv_heads,
-               dim, 1, (int)threads);
-  else
-    place_rows(qkv, q_norm, k_norm, cos, sin, eps, slots, keys, values, q, tokens, heads, kv_heads,
-               dim, 0, (int)threads);
+  Place place = {qkv,  q_norm, k_norm,   cos, sin, slots,    keys,
+                 values, q,    heads, kv_heads, dim, eps, (int)bf16};
+  share_out(tokens, some_rows((heads + 2 * kv_heads) * dim), threads, place_rows, &place);
 }
