@@ -14,7 +14,7 @@ from cortex.engine.kernels.triton.device import Device
 from cortex.engine.kernels.triton.split_sum import split_sum, splits_for
 
 _WARP_INPUTS = 256  # 16 bytes for each thread of a warp
-_BUCKETS = (1, 4, 16)  # numbers of rows that are measured; others do as the next larger one
+_BUCKETS = (1, 4, 16, 32, 64)  # numbers of rows that are measured; others do as the next larger one
 
 
 @attrs.frozen
@@ -27,10 +27,13 @@ class Gemv:
 
 @attrs.frozen
 class Matmul:
+    """Rows and inputs of a program's tile of the weight, for ``tokens`` rows of x."""
+
     rows: int
     inputs: int
     warps: int
     stages: int
+    tokens: int = 16
 
 
 @attrs.frozen
@@ -39,8 +42,15 @@ class Library:
 
 
 Choice = Gemv | Matmul | Library
-GEMVS = (Gemv(4, 4), Gemv(8, 4), Gemv(2, 8), Gemv(4, 8))
-MATMULS = (Matmul(32, 128, 4, 4), Matmul(16, 256, 4, 4))
+GEMVS = (Gemv(4, 4), Gemv(8, 4), Gemv(2, 8), Gemv(4, 8), Gemv(1, 8), Gemv(2, 4), Gemv(1, 16))
+MATMULS = (
+    Matmul(32, 128, 4, 4),
+    Matmul(16, 256, 4, 4),
+    Matmul(32, 128, 4, 4, tokens=32),
+    Matmul(64, 128, 4, 3, tokens=32),
+    Matmul(64, 64, 4, 5, tokens=64),
+    Matmul(64, 128, 8, 3, tokens=64),
+)
 
 
 class DenseProduct:
@@ -75,7 +85,8 @@ class DenseProduct:
     def _chosen(self, tokens: int) -> Choice:
         choices: list[Choice] = [Library()]
         if self.weight.dtype in (torch.bfloat16, torch.float16):
-            choices += GEMVS if tokens == 1 else MATMULS
+            fitting = [choice for choice in MATMULS if choice.tokens == max(tokens, 16)]
+            choices += GEMVS if tokens == 1 else fitting
         rows, inputs = self.weight.shape
         x = torch.ones(tokens, inputs, dtype=self.weight.dtype, device=self._device.device)
         key = (rows, inputs, self.weight.dtype, tokens)
@@ -108,13 +119,14 @@ class DenseProduct:
     def _matmul(self, x: torch.Tensor, out: torch.Tensor, choice: Matmul) -> None:
         rows, inputs = self.weight.shape
         tokens = x.shape[0]
-        programs = triton.cdiv(rows, choice.rows) * triton.cdiv(tokens, 16)
+        programs = triton.cdiv(rows, choice.rows) * triton.cdiv(tokens, choice.tokens)
         steps = triton.cdiv(inputs, choice.inputs)
         splits = splits_for(programs, steps, self._device.multiprocessors)
         parts = out
         if splits > 1 or self._bias is not None:
             parts = self._device.scratch.take("product", (splits, tokens, rows), torch.float32)
-        dense_matmul[(triton.cdiv(rows, choice.rows), splits, triton.cdiv(tokens, 16))](
+        grid = (triton.cdiv(rows, choice.rows), splits, triton.cdiv(tokens, choice.tokens))
+        dense_matmul[grid](
             x,
             self.weight,
             x,
@@ -126,7 +138,7 @@ class DenseProduct:
             0,
             FP8=False,
             BLOCKS=False,
-            TOKENS=16,
+            TOKENS=choice.tokens,
             ROWS=choice.rows,
             TILE=choice.inputs,
             num_warps=choice.warps,
