@@ -14,13 +14,14 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
 import torch
 
 from cortex.engine.bench import report, run, shapes
 from cortex.engine.engine import Engine
 from cortex.engine.kernels.choice import choose
 from cortex.engine.kernels.torch_ops import TorchOps
-from cortex.engine.request import Request, SamplingParams, TokenEvent
+from cortex.engine.request import Pooling, Request, SamplingParams, TokenEvent
 
 CUDA = torch.device("cuda:0")
 SMALL = {**shapes.SHAPES["qwen3-0.6b"], "num_hidden_layers": 4, "vocab_size": 32000}
@@ -84,6 +85,50 @@ def compare(dtype: torch.dtype) -> None:
     )
 
 
+class EvenTokens:
+    """A constraint: even ids alone."""
+
+    ended = False
+
+    def fill_mask(self, row: np.ndarray) -> None:
+        row[:] = 0x55555555
+
+    def accept(self, token: int) -> None:
+        assert token % 2 == 0
+
+
+def features() -> None:
+    """Constraints beside plain requests, and embeddings, in fp32 beside plain torch."""
+    found = []
+    for plain in (True, False):
+        engine = engine_of(torch.float32, plain=plain)
+        constraint = EvenTokens()
+        prompt = tuple(range(100, 180))
+        warm = SamplingParams(temperature=1.5, seed=1)
+        engine.add(Request("even", prompt, warm, 40, ignore_eos=True, constraint=constraint))
+        engine.add(Request("any", prompt, warm, 40, ignore_eos=True))
+        engine.add(Request("mean", prompt, SamplingParams(), 1, pooling=Pooling.MEAN))
+        engine.add(Request("last", prompt, SamplingParams(), 1, pooling=Pooling.LAST))
+        tokens: dict[str, list[int]] = {"even": [], "any": []}
+        vectors = {}
+        while engine.has_work:
+            for event in engine.step():
+                if isinstance(event, TokenEvent):
+                    tokens[event.request_id].append(event.token)
+                else:
+                    vectors[event.request_id] = event.vector
+        engine.close()
+        assert all(token % 2 == 0 for token in tokens["even"])
+        found.append((tokens, vectors))
+    (wanted, vectors), (tokens, others) = found
+    errors = {
+        name: float(np.linalg.norm(vector - others[name]) / np.linalg.norm(vector))
+        for name, vector in vectors.items()
+    }
+    same = {name: wanted[name] == tokens[name] for name in wanted}
+    print(f"constrained and plain tokens the same: {same}; embeddings within {errors}")
+
+
 def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     for dtype in (torch.float32, torch.bfloat16):
@@ -91,6 +136,10 @@ def main() -> None:
             compare(dtype)
         except Exception as error:  # the benchmark says more
             print(f"{dtype}: failed: {error!r}"[:2000])
+    try:
+        features()
+    except Exception as error:
+        print(f"features failed: {error!r}"[:2000])
     if len(sys.argv) > 1:
         workloads = tuple(sys.argv[2:]) or run.WORKLOADS
         found = run.run(run.BenchPlan(sys.argv[1], str(CUDA), workloads=workloads), print)
