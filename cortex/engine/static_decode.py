@@ -7,10 +7,8 @@ scrap block and the scrap row, which belong to no sequence.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from functools import partial
 
 import attrs
 import numpy as np
@@ -20,7 +18,6 @@ import torch
 from cortex.engine.batch import UNKNOWN, Batch
 from cortex.engine.cache import KVCache
 from cortex.engine.kernels.ops import DrawParams, Ops
-from cortex.engine.kernels.torch_draw import GREEDY_BELOW
 from cortex.engine.layers.attention import View
 from cortex.engine.models.decoder import Decoder
 from cortex.engine.sampler import uniform
@@ -145,25 +142,8 @@ class StaticState:
     last: torch.Tensor
 
 
-class Draw(enum.Enum):
-    """What a step's draws need: the more, the longer it takes."""
-
-    GREEDY = "greedy"
-    WARM = "warm"
-    CUT = "cut"  # top-k or top-p
-
-    @classmethod
-    def of(cls, sequences: Items[Sequence]) -> Draw:
-        """What those of *sequences* need."""
-        kinds = (sequence.request.sampling for sequence in sequences)
-        warm = [kind for kind in kinds if kind.temperature >= GREEDY_BELOW]
-        if not warm:
-            return cls.GREEDY
-        return cls.CUT if any(kind.top_k > 0 or kind.top_p < 1 for kind in warm) else cls.WARM
-
-
 class DecodeProgram:
-    """One step of up to ``rows`` sequences in decode: forward, then draw and remember.
+    """One step of up to ``rows`` sequences in decode: forward, draw, remember.
 
     After `run`, ``logits`` ``(rows, vocabulary)`` and ``scored`` ``(rows, 2)`` fp64 (token, and 1
     where the logits are finite) hold the results until another program runs.
@@ -178,39 +158,31 @@ class DecodeProgram:
         device = state.model.device
         self._inputs = _Inputs(rows, state.tables.scrap_row, device)
         self._firsts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        self._forward: Callable[[], None] = self._compute
-        self._draws: dict[Draw, Callable[[], None]] = {}
+        self._step: Callable[[], None] = self._body
 
     @torch.inference_mode()
     def prepare(self, capture: Capture) -> None:
         """Run once, so that whatever is made on first use exists, then capture."""
         self._inputs.fill(())
-        self._compute()
-        for kind in Draw:
-            self._draw(kind)
-        self._forward = capture(self._compute)
-        self._draws = {kind: capture(partial(self._draw, kind)) for kind in Draw}
+        self._body()
+        self._step = capture(self._body)
 
     @torch.inference_mode()
     def run(self, sequences: Items[Sequence]) -> None:
         """Compute the next token of each of *sequences*, in decode."""
         self._state.tables.show(sequences)
         self._inputs.fill(sequences)
-        self._forward()
-        self._draws[Draw.of(sequences)]()
+        self._step()
 
-    def _compute(self) -> None:
+    def _body(self) -> None:
         state, inputs = self._state, self._inputs
         owners = inputs.owners.long()
         given = inputs.given.long()
         tokens = torch.where(given < 0, state.last.index_select(0, owners), given)
         hidden = state.model.forward(self._batch(tokens, owners), state.cache)
         self.logits = state.model.logits(hidden)
-
-    def _draw(self, kind: Draw) -> None:
-        warm, cuts = kind is not Draw.GREEDY, kind is Draw.CUT
-        drawn = self._state.ops.draw(self.logits, self._inputs.params, warm=warm, cuts=cuts)
-        self._state.last.index_copy_(0, self._inputs.owners.long(), drawn)
+        drawn = state.ops.draw(self.logits, inputs.params)
+        state.last.index_copy_(0, owners, drawn)
         finite = self.logits.amax(-1).isfinite()
         self.scored = torch.stack((drawn.double(), finite.double()), 1)
 

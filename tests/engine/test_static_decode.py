@@ -15,7 +15,7 @@ from cortex.engine.engine import Engine
 from cortex.engine.load import checkpoint
 from cortex.engine.request import Request, SamplingParams
 from cortex.engine.sequence import Sequence
-from cortex.engine.static_decode import DeviceTables, Draw, buckets
+from cortex.engine.static_decode import DeviceTables, buckets
 from cortex.errors import LoadCancelled
 
 
@@ -66,7 +66,7 @@ def test_programs_give_what_steps_give(open_tiny, tmp_path, request, blocks, ove
     engine = open_tiny(**options, overlap=overlap)
     engine.scheduler.look_ahead = 0  # so that some are preempted
     found = work(engine)
-    assert made.captured == len(buckets(6)) * (1 + len(Draw))
+    assert made.captured == len(buckets(6))
     assert made.replayed > 20
     for name, events in wanted.items():
         assert [(e.token, e.finish) for e in found[name]] == [(e.token, e.finish) for e in events]
@@ -151,16 +151,3 @@ def test_tables_show_what_is_held_now_whoever_had_the_row_before():
     again.blocks, again.preemptions = [4, 1], 1
     tables.show([again])
     assert tables.blocks[0].tolist()[:2] == [4, 1]
-
-
-def test_a_step_is_drawn_as_its_rows_need():
-    def sequence(**sampling: float) -> Sequence:
-        return Sequence(
-            Request("r", (1,), SamplingParams(**sampling), 5), seed=0, limit=9, arrival=0
-        )
-
-    greedy, warm = sequence(temperature=0.0, top_k=5), sequence(temperature=1.0, min_p=0.1)
-    assert Draw.of([greedy, greedy]) is Draw.GREEDY
-    assert Draw.of([greedy, warm]) is Draw.WARM
-    assert Draw.of([sequence(temperature=1.0, top_p=0.9), greedy]) is Draw.CUT
-    assert Draw.of([sequence(temperature=1.0, top_k=1)]) is Draw.CUT

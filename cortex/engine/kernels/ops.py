@@ -135,14 +135,11 @@ class Ops(Protocol):
         """``(tokens, 2 inner)``: silu of the first half times the second, ``(tokens, inner)``."""
         ...
 
-    def draw(
-        self, logits: torch.Tensor, params: DrawParams, *, warm: bool = True, cuts: bool = True
-    ) -> torch.Tensor:
+    def draw(self, logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
         """``(rows, vocabulary)`` fp32 logits to ``(rows,)`` int64 tokens, as `DrawParams` say.
 
         Cuts are thresholds on the logits after temperature, ties kept; top-p counts within what
-        top-k left. No size depends on the values: it can be part of a captured graph. *warm* may be
-        False where all rows are greedy, *cuts* where none asks for top-k or top-p.
+        top-k left. No size depends on the values: it can be part of a captured graph.
         """
         ...
 

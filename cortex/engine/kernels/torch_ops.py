@@ -104,10 +104,8 @@ class TorchOps:
         gate, up = both.chunk(2, -1)
         return F.silu(gate) * up
 
-    def draw(
-        self, logits: torch.Tensor, params: DrawParams, *, warm: bool = True, cuts: bool = True
-    ) -> torch.Tensor:
-        return draw(logits, params) if warm else logits.argmax(-1)
+    def draw(self, logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
+        return draw(logits, params)
 
     def begin_step(self) -> None:
         self._attention.begin_step()

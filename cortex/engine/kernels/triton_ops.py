@@ -133,10 +133,8 @@ class TritonOps:
     def silu_mul(self, both: torch.Tensor) -> torch.Tensor:
         return silu_mul(both)
 
-    def draw(
-        self, logits: torch.Tensor, params: DrawParams, *, warm: bool = True, cuts: bool = True
-    ) -> torch.Tensor:
-        return self._sampler.draw(logits, params, warm=warm, cut_k=cuts, cut_p=cuts)
+    def draw(self, logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
+        return self._sampler.draw(logits, params)
 
     def begin_step(self) -> None:
         self._reference.begin_step()

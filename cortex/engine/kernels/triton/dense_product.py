@@ -14,7 +14,7 @@ from cortex.engine.kernels.triton.device import Device
 from cortex.engine.kernels.triton.split_sum import split_sum, splits_for
 
 _WARP_INPUTS = 256  # 16 bytes for each thread of a warp
-_BUCKETS = (1, 4, 16, 32, 64)  # numbers of rows that are measured; others do as the next larger one
+_BUCKETS = (1, 4, 16)  # numbers of rows that are measured; others do as the next larger one
 
 
 @attrs.frozen
@@ -27,13 +27,10 @@ class Gemv:
 
 @attrs.frozen
 class Matmul:
-    """Rows and inputs of a program's tile of the weight, for ``tokens`` rows of x."""
-
     rows: int
     inputs: int
     warps: int
     stages: int
-    tokens: int = 16
 
 
 @attrs.frozen
@@ -42,15 +39,8 @@ class Library:
 
 
 Choice = Gemv | Matmul | Library
-GEMVS = (Gemv(4, 4), Gemv(8, 4), Gemv(2, 8), Gemv(4, 8), Gemv(1, 8), Gemv(2, 4), Gemv(1, 16))
-MATMULS = (
-    Matmul(32, 128, 4, 4),
-    Matmul(16, 256, 4, 4),
-    Matmul(32, 128, 4, 4, tokens=32),
-    Matmul(64, 128, 4, 3, tokens=32),
-    Matmul(64, 64, 4, 5, tokens=64),
-    Matmul(64, 128, 8, 3, tokens=64),
-)
+GEMVS = (Gemv(4, 4), Gemv(8, 4), Gemv(2, 8), Gemv(4, 8))
+MATMULS = (Matmul(32, 128, 4, 4), Matmul(16, 256, 4, 4))
 
 
 class DenseProduct:
@@ -85,8 +75,7 @@ class DenseProduct:
     def _chosen(self, tokens: int) -> Choice:
         choices: list[Choice] = [Library()]
         if self.weight.dtype in (torch.bfloat16, torch.float16):
-            fitting = [choice for choice in MATMULS if choice.tokens == max(tokens, 16)]
-            choices += GEMVS if tokens == 1 else fitting
+            choices += GEMVS if tokens == 1 else MATMULS
         rows, inputs = self.weight.shape
         x = torch.ones(tokens, inputs, dtype=self.weight.dtype, device=self._device.device)
         key = (rows, inputs, self.weight.dtype, tokens)
@@ -119,14 +108,13 @@ class DenseProduct:
     def _matmul(self, x: torch.Tensor, out: torch.Tensor, choice: Matmul) -> None:
         rows, inputs = self.weight.shape
         tokens = x.shape[0]
-        programs = triton.cdiv(rows, choice.rows) * triton.cdiv(tokens, choice.tokens)
+        programs = triton.cdiv(rows, choice.rows) * triton.cdiv(tokens, 16)
         steps = triton.cdiv(inputs, choice.inputs)
         splits = splits_for(programs, steps, self._device.multiprocessors)
         parts = out
         if splits > 1 or self._bias is not None:
             parts = self._device.scratch.take("product", (splits, tokens, rows), torch.float32)
-        grid = (triton.cdiv(rows, choice.rows), splits, triton.cdiv(tokens, choice.tokens))
-        dense_matmul[grid](
+        dense_matmul[(triton.cdiv(rows, choice.rows), splits, triton.cdiv(tokens, 16))](
             x,
             self.weight,
             x,
@@ -138,7 +126,7 @@ class DenseProduct:
             0,
             FP8=False,
             BLOCKS=False,
-            TOKENS=choice.tokens,
+            TOKENS=16,
             ROWS=choice.rows,
             TILE=choice.inputs,
             num_warps=choice.warps,

@@ -37,13 +37,13 @@ def test_one_row(device, half, rows, inputs, with_bias):
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("tokens", [1, 3, 16, 20, 33])
+@pytest.mark.parametrize("tokens", [1, 3, 16, 20])
 def test_a_few_rows(device, half, tokens, with_bias):
     weight = torch.randn(40, 1100, device=device).to(half)
     bias = torch.randn(40, device=device).to(half) if with_bias else None
     x = torch.randn(tokens, 1100, device=device).to(half)
     made = DenseProduct(weight, bias, Device.of(device))
-    for choice in (Matmul(16, 64, 4, 2), Matmul(32, 128, 4, 3), Matmul(16, 64, 4, 2, tokens=32)):
+    for choice in (Matmul(16, 64, 4, 2), Matmul(32, 128, 4, 3)):
         assert error(made.run(x, choice), product(x, weight, bias)) < 1e-2
     assert error(made(x), product(x, weight, bias)) < 1e-2
 
