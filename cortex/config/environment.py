@@ -18,13 +18,15 @@ from cortex.config.errors import ConfigError, Invalid, nearest
 from cortex.config.structure import keys_of
 from cortex.config.values import parse_duration
 
-# Read by the command line and its children, not by a configuration.
+# Read by the command line, its children and the engine, not by a configuration.
 COMMAND_VARIABLES = frozenset(
     {
+        "CORTEX_CACHE_DIR",
         "CORTEX_COMMAND",
         "CORTEX_CONFIG",
         "CORTEX_ENDPOINT",
         "CORTEX_LOG_LEVEL",
+        "CORTEX_NATIVE",
         "CORTEX_PARENT_FD",
         "CORTEX_API_KEY",
         "NEURON_CONFIG",
