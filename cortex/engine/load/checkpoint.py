@@ -49,6 +49,9 @@ CUDA_BATCH, CUDA_BATCH_TOKENS = 64, 4096
 # everything else that runs, and its cache need not hold more than a few full contexts.
 CPU_KV_SHARE, CUDA_KV_SHARE = 0.5, 0.9
 CPU_KV_CONTEXTS = 4
+# What GPU kernels keep from launch to launch: a part of a packed weight, unpacked for many rows (at
+# most 128 MiB), and the partial results of attention and of products.
+CUDA_SCRATCH = 160 << 20
 
 # Attention copies what a group of sequences sees of one layer next to each other; padding to the
 # longest of the group at most doubles it.
@@ -209,46 +212,63 @@ def open_engine(
             needed = sum(shape.rows.values())
             if needed > free:
                 raise DeviceOutOfMemory(f"{needed >> 20} MiB needed, {free >> 20} MiB free")
-            meter = Meter(target)
-            weights = load_weights(shape.model, source, progress, cancelled)
-            measured = meter.growth()
-            progress("kv", 0, shape.kv)
-            cache = KVCache(
-                config,
-                blocks=shape.blocks,
-                block_size=block_size_of(target),
-                dtype=shape.model.dtype,
-                device=target,
-            )
-            progress("kv", shape.kv, shape.kv)
-            runner = Runner(
-                shape.model,
-                cache,
-                max_batch=shape.max_batch,
-                max_context=shape.context,
-                capture=capture_for(target, shape.model.ops),
-            )
-            graphs = 0
-            if runner.captures:
-                meter = Meter(target)
-                runner.prepare(progress, cancelled)
-                graphs = meter.growth() or 0
+            loaded = _load(shape, source, progress, cancelled)
         except (RuntimeError, MemoryError, OSError) as error:
             if is_out_of_memory(error):
                 raise DeviceOutOfMemory("the device ran out of memory during the load") from error
             raise
     return Engine(
-        runner,
+        loaded.runner,
         max_batch=shape.max_batch,
         max_batch_tokens=shape.max_batch_tokens,
         max_context=shape.context,
-        weight_bytes=weights,
-        measured_weights=measured,
-        graph_bytes=graphs,
+        weight_bytes=loaded.weights,
+        measured_weights=loaded.measured,
+        graph_bytes=loaded.graphs,
         overlap=target.type == "cuda" if overlap is None else overlap,
         queue_seconds=queue_seconds,
         clock=clock,
     )
+
+
+@attrs.frozen
+class _Loaded:
+    """What is on the device; bytes of the weights as counted and as measured, and of graphs."""
+
+    runner: Runner
+    weights: int
+    measured: int | None
+    graphs: int
+
+
+def _load(shape: _Shape, source: Source, progress: Progress, cancelled: Cancelled) -> _Loaded:
+    """Weights, cache and captured programs of *shape*, one after the other."""
+    model = shape.model
+    meter = Meter(model.device)
+    weights = load_weights(model, source, progress, cancelled)
+    measured = meter.growth()
+    progress("kv", 0, shape.kv)
+    cache = KVCache(
+        model.config,
+        blocks=shape.blocks,
+        block_size=block_size_of(model.device),
+        dtype=model.dtype,
+        device=model.device,
+    )
+    progress("kv", shape.kv, shape.kv)
+    runner = Runner(
+        model,
+        cache,
+        max_batch=shape.max_batch,
+        max_context=shape.context,
+        capture=capture_for(model.device, model.ops),
+    )
+    graphs = 0
+    if runner.captures:
+        meter = Meter(model.device)
+        runner.prepare(progress, cancelled)
+        graphs = meter.growth() or 0
+    return _Loaded(runner, weights, measured, graphs)
 
 
 def free_bytes_of(device: torch.device) -> int:
@@ -323,6 +343,8 @@ def _shape(
     model = Decoder(config, resolve_dtype(config, device, dtype), device, choose(device), storage)
     weights = model.bytes
     workspace = _workspace(config, model.dtype, batch, budget)
+    if on_cuda:
+        workspace += CUDA_SCRATCH
     block = block_size_of(device)
     block_bytes = block * bytes_per_token(config, model.dtype)
     wanted = min(context or config.trained_context, config.trained_context)
