@@ -126,6 +126,14 @@ class GatewayMetrics:
         self._evictions = _counter(
             r, "cortex_evictions", "Models unloaded by the gateway, by why.", "reason"
         )
+        self._spend = _Family(
+            Counter(
+                "cortex_spend_tokens",
+                "Tokens charged to a key, by kind.",
+                ("key", "model", "kind"),
+                registry=r,
+            )
+        )
 
     # The life of a request, in order
 
@@ -157,6 +165,10 @@ class GatewayMetrics:
         self._prompt(model, node).inc(prompt)
         self._completion(model, node).inc(completion)
         self._cached(model, node).inc(cached)
+
+    def spend(self, key: str, model: str, kind: str, tokens: int) -> None:
+        """*key* is a key's name; *kind* is prompt, cached or completion."""
+        self._spend(key, model, kind).inc(tokens)
 
     def tokens_per_second(self, model: str, node: str, value: float) -> None:
         self._speeds(model, node).observe(value)

@@ -44,6 +44,7 @@ def record_everything(metrics: GatewayMetrics, fleet: Fleet) -> None:
     metrics.inter_token("m", "a", 0.02)
     metrics.inter_token("m", "a", 0.04)
     metrics.tokens("m", "a", prompt=7, completion=3, cached=2)
+    metrics.spend("laptop", "m", "prompt", 7)
     metrics.tokens_per_second("m", "a", 40)
     metrics.disconnect("m", "a")
     metrics.error("m", "a", "upstream_error")
@@ -109,6 +110,19 @@ def test_tokens_are_counted_by_kind(registry):
     assert registry.get_sample_value("cortex_prompt_tokens_total", labels) == 8
     assert registry.get_sample_value("cortex_completion_tokens_total", labels) == 4
     assert registry.get_sample_value("cortex_cached_prompt_tokens_total", labels) == 2
+
+
+def test_what_a_key_spends_is_counted_by_kind(registry):
+    metrics = GatewayMetrics(registry)
+    metrics.spend("laptop", "m", "prompt", 7)
+    metrics.spend("laptop", "m", "prompt", 2)
+    metrics.spend("laptop", "m", "completion", 1)
+    labels = {"key": "laptop", "model": "m"}
+    spent = [
+        registry.get_sample_value("cortex_spend_tokens_total", {**labels, "kind": kind})
+        for kind in ("prompt", "cached", "completion")
+    ]
+    assert spent == [9, None, 1]
 
 
 def test_requests_in_flight_are_released_whatever_ends_them(registry):
