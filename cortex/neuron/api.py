@@ -20,7 +20,7 @@ from cortex.neuron.inference import Inference
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.prompt import chat_prompt, plain_prompt
 from cortex.service import metrics
-from cortex.service.http import Answer, HttpRequest, Route
+from cortex.service.http import Answer, Guard, HttpRequest, Route
 from cortex.wire import errors, json
 from cortex.wire import neuron as wire
 from cortex.wire.converter import structure
@@ -33,13 +33,13 @@ def render_error(error: CortexError, request_id: str) -> Answer:
     return Answer(json.dumps(body), status, headers)
 
 
-def token_guard(token: str | None) -> Callable[[HttpRequest], None] | None:
+def token_guard(token: str | None) -> Guard | None:
     """Refuses requests without *token* as their bearer; None when the neuron has none."""
     if token is None:
         return None
     expected = token.encode()
 
-    def guard(request: HttpRequest) -> None:
+    def guard(request: HttpRequest, route: Route) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         known = hmac.compare_digest(given.strip().encode("utf-8", "replace"), expected)
         if scheme.lower() != "bearer" or not known:

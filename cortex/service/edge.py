@@ -30,6 +30,7 @@ from cortex.service import logs
 from cortex.service.http import (
     Answer,
     ErrorRenderer,
+    Guard,
     HttpRequest,
     Route,
     StreamAnswer,
@@ -91,7 +92,7 @@ def make_app(
     *,
     render_error: ErrorRenderer,
     render_error_for: Callable[[str], ErrorRenderer] | None = None,
-    guard: Callable[[HttpRequest], None] | None = None,
+    guard: Guard | None = None,
     max_body_bytes: int = 64 * 1024 * 1024,
 ) -> QuartTrio:
     """An ASGI application serving *routes*.
@@ -136,7 +137,7 @@ class _Edge:
         table: RouteTable,
         render_error: ErrorRenderer,
         render_error_for: Callable[[str], ErrorRenderer] | None,
-        guard: Callable[[HttpRequest], None] | None,
+        guard: Guard | None,
     ) -> None:
         self._table = table
         self._render_error = render_error
@@ -164,7 +165,7 @@ class _Edge:
                 raise found
             request.params = found.params
             if self._guard is not None:
-                self._guard(request)
+                self._guard(request, found.route)
             close = True  # until the body is read, what remains of it would be the next request
             await _read_body(incoming, request)
             close = False

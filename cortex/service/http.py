@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import attrs
 import trio
@@ -23,7 +24,7 @@ class HttpRequest:
 
     ``headers`` have lower-case names (the last of repeated ones wins). ``nursery`` lives exactly as
     long as the response: it is cancelled when the client goes away, and with it everything that was
-    started in it.
+    started in it. ``caller`` is whom the guard has recognised; None where nobody asked.
     """
 
     method: str
@@ -36,6 +37,7 @@ class HttpRequest:
     peer: str | None = None
     params: Mapping[str, str] = attrs.field(factory=dict)
     received_at: float = attrs.field(factory=trio.current_time)  # trio's clock, when headers came
+    caller: Any = None
 
 
 @attrs.frozen(eq=False)
@@ -68,12 +70,21 @@ ErrorRenderer = Callable[[CortexError, str], Answer]  # the error and the reques
 
 @attrs.frozen
 class Route:
-    """Requests with *method* on *path*, where ``{name}`` is one segment, ``{name:path}`` any."""
+    """Requests with *method* on *path*, where ``{name}`` is one segment, ``{name:path}`` any.
+
+    *scope* is what a caller must be allowed ("public", "inference" or "admin"); what it takes to
+    be allowed is the guard's.
+    """
 
     method: str
     path: str
     handler: Handler
     render_error: ErrorRenderer | None = None
+    scope: str = "inference"
+
+
+# Raises for a request that may not reach its route's handler; may set the request's ``caller``.
+Guard = Callable[[HttpRequest, Route], None]
 
 
 def request_id_from(headers: Mapping[str, str]) -> str:

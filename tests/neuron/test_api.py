@@ -16,7 +16,7 @@ from fakes.served_neuron import MODEL, served, until
 from cortex.errors import Overloaded, Unauthorized
 from cortex.neuron import api as api_module
 from cortex.neuron.api import render_error, token_guard
-from cortex.service.http import HttpRequest
+from cortex.service.http import Answer, HttpRequest, Route
 from cortex.wire import json
 
 ROUTES = [
@@ -70,6 +70,13 @@ def test_with_the_token_every_route_is_reached(small: DemoNeuron, method: str, p
     assert status == (200 if method == "GET" else 400)
 
 
+async def _nothing(request: HttpRequest) -> Answer:
+    return Answer(b"")
+
+
+ROUTE = Route("GET", "/", _nothing)
+
+
 def ask(authorization: str | None) -> HttpRequest:
     headers = {} if authorization is None else {"authorization": authorization}
     nursery: Any = None
@@ -91,8 +98,8 @@ async def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.Monkey
     assert guard is not None
     for given in (None, "Bearer wrong", "Basic right"):
         with pytest.raises(Unauthorized):
-            guard(ask(given))
-    guard(ask("bearer right"))
+            guard(ask(given), ROUTE)
+    guard(ask("bearer right"), ROUTE)
     assert [expected for _, expected in compared] == [b"right"] * 4
 
 

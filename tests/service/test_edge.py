@@ -213,7 +213,8 @@ async def test_a_client_that_leaves_ends_its_request(served, path):
 
 
 async def test_a_guard_refuses_before_the_body_is_read():
-    def guard(request: HttpRequest) -> None:
+    def guard(request: HttpRequest, route: Route) -> None:
+        assert (route.path, route.scope) == ("/echo", "inference")
         raise Overloaded("not you")
 
     async with running(Service(), guard=guard) as url:
