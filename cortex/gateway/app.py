@@ -98,9 +98,9 @@ async def run(
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.listen))
         metrics_listener = stack.enter_context(listen(settings.metrics_listen))
-        control = await stack.enter_async_context(open_control(config.neurons))
-        upstream = await stack.enter_async_context(PooledUpstream(settings.stall_seconds))
         fleet = Fleet(config.neurons)
+        control = await stack.enter_async_context(open_control(fleet.neuron))
+        upstream = await stack.enter_async_context(PooledUpstream(settings.stall_seconds))
         names = ModelNames(catalogue, fleet)
         recorder = GatewayMetrics(registry)
         recorder.observe_fleet(fleet.nodes)

@@ -7,7 +7,8 @@ environment, and takes in a bounded answer. A neuron's own errors come back as t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import ssl
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -45,9 +46,9 @@ _NOT_PASSED_ON = (
 
 @attrs.define(eq=False)
 class NeuronControl:
-    """Typed calls to the management routes of the configured neurons."""
+    """Typed calls to the management routes of the neurons that are configured when one is made."""
 
-    _neurons: dict[str, NeuronNode]
+    _neuron: Callable[[str], NeuronNode]  # by name; KeyError for one that is not configured
     _client: httpx.AsyncClient
 
     async def discovery(self, node: str) -> wire.Discovery:
@@ -109,7 +110,10 @@ class NeuronControl:
         *,
         read_seconds: float | None = READ_SECONDS,
     ) -> Any:
-        neuron = self._neurons[node]
+        try:
+            neuron = self._neuron(node)
+        except KeyError:
+            raise UpstreamError(f"neuron {node} is not configured any more") from None
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if neuron.token is not None:
             headers["authorization"] = f"Bearer {neuron.token}"
@@ -166,13 +170,35 @@ def _without_none(request: wire.LoadRequest) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if value is not None}
 
 
+class _TlsWhenNeeded(httpx.AsyncBaseTransport):
+    """Reads the system's certificates (20 ms, 5 MB) with the first call that needs them."""
+
+    def __init__(self) -> None:
+        self._transport: httpx.AsyncHTTPTransport | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._transport is None:
+            self._transport = httpx.AsyncHTTPTransport(
+                verify=ssl.create_default_context(), limits=LIMITS, trust_env=False
+            )
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        if self._transport is not None:
+            await self._transport.aclose()
+
+
 @asynccontextmanager
-async def open_control(neurons: Iterable[NeuronNode]) -> AsyncIterator[NeuronControl]:
-    """A `NeuronControl` whose connections are closed with the block."""
-    by_name = {neuron.name: neuron for neuron in neurons}
-    # Reading the system's certificates costs 20 ms and 5 MB, so only where one will be checked.
-    verify = any(neuron.endpoint.startswith("https:") for neuron in by_name.values())
+async def open_control(neuron: Callable[[str], NeuronNode]) -> AsyncIterator[NeuronControl]:
+    """A `NeuronControl` whose connections are closed with the block.
+
+    *neuron* says how a node is configured at the time of each call; KeyError when it is not.
+    """
     async with httpx.AsyncClient(
-        limits=LIMITS, follow_redirects=False, trust_env=False, verify=verify
+        limits=LIMITS,
+        follow_redirects=False,
+        trust_env=False,
+        verify=False,  # of plain connections; those of the mount are verified
+        mounts={"https://": _TlsWhenNeeded()},
     ) as client:
-        yield NeuronControl(by_name, client)
+        yield NeuronControl(neuron, client)

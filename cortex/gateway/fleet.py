@@ -5,6 +5,9 @@ went wrong, so that one slow answer does not empty the fleet; it needs one good 
 into service. What the gateway itself did after a poll was asked (a load, an unload, a 404 seen)
 outranks what that poll reports. And the requests the gateway has under way are counted here, since
 a poll knows them only as they were when it was answered.
+
+Which nodes there are may change while the gateway runs (`Fleet.configure`). A node that is removed
+takes no new requests; what is under way there goes on, and what is still told of it is ignored.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ class NodeSnapshot:
     ``models`` are those it lists, those its activation names, and, while it recovers, those it held
     before. They stay when the node becomes unhealthy: what it served may come back. ``spell``
     counts healthy spells and restarts, so that what was learnt in one is not believed in the next.
-    ``suspect`` means that a connection to it failed since the last good poll.
+    ``suspect`` means that a connection to it failed since the last good poll. ``lifecycle`` says
+    whether models can be loaded and unloaded there; one without is never placed on.
     """
 
     name: str
     endpoint: str
+    lifecycle: bool = True
     healthy: bool = False
     suspect: bool = False
     misses: int = 0
@@ -79,6 +84,42 @@ class _Mark:
     model: wire.Model | None
 
 
+@attrs.frozen
+class FleetChange:
+    """Names of nodes, by what a new configuration means for them.
+
+    A node that is reached elsewhere now is ``changed`` and known anew; one whose token or other
+    settings changed is ``changed`` too, and keeps what is known of it.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+def compare(before: Iterable[NeuronNode], after: Iterable[NeuronNode]) -> FleetChange:
+    """What becomes of each node when *after* replaces *before*."""
+    old = {neuron.name: neuron for neuron in before}
+    new = {neuron.name: neuron for neuron in after}
+    both = [name for name in new if name in old]
+    return FleetChange(
+        added=tuple(name for name in new if name not in old),
+        removed=tuple(name for name in old if name not in new),
+        changed=tuple(name for name in both if old[name] != new[name]),
+        kept=tuple(name for name in both if old[name] == new[name]),
+    )
+
+
+def same_place(one: NeuronNode, other: NeuronNode) -> bool:
+    """Whether what is known of *one* holds for *other*."""
+    return _place(one) == _place(other)
+
+
+def _place(neuron: NeuronNode) -> tuple[str, str, str]:
+    return neuron.name, neuron.endpoint.rstrip("/"), neuron.kind
+
+
 class Fleet:
     """The one owner of what is known of the nodes. All mutators are synchronous."""
 
@@ -87,17 +128,49 @@ class Fleet:
     ) -> None:
         self._clock = clock
         self._neurons = {neuron.name: neuron for neuron in neurons}
-        self._nodes = {
-            name: NodeSnapshot(name, neuron.endpoint.rstrip("/"))
-            for name, neuron in self._neurons.items()
-        }
+        self._nodes = {name: _unseen(neuron) for name, neuron in self._neurons.items()}
         self._replicas: dict[str, tuple[Replica, ...]] = {}
         self._marks: dict[tuple[str, str], _Mark] = {}
         self._in_flight: dict[tuple[str, str], int] = {}
         self._elsewhere: dict[tuple[str, str], int] = {}  # requests that are not ours, as polled
         self._last_used: dict[tuple[str, str], float] = {}
         self._endpoints: dict[tuple[str, str], str] = {}
+        self._since: dict[str, float] = {}  # when a node was added or moved, if not at the start
+        self._removed: dict[str, NodeSnapshot] = {}  # as last seen, but unhealthy
         self._revision = Watch(0)
+        self._configurations = Watch(0)
+
+    # Which nodes there are
+
+    def neurons(self) -> tuple[NeuronNode, ...]:
+        """The nodes as they are configured now."""
+        return tuple(self._neurons.values())
+
+    def neuron(self, name: str) -> NeuronNode:
+        """KeyError when no node is configured under *name*."""
+        return self._neurons[name]
+
+    def configure(self, neurons: Iterable[NeuronNode]) -> FleetChange:
+        """Have *neurons* from now on, in their order; what that changed (`compare` says before)."""
+        after = {neuron.name: neuron for neuron in neurons}
+        change = compare(self._neurons.values(), after.values())
+        moved = [
+            name for name in change.changed if not same_place(self._neurons[name], after[name])
+        ]
+        for name in (*change.removed, *moved):
+            self._forget(name)
+        self._neurons = after
+        for name in (*change.added, *moved):
+            self._since[name] = self._clock()
+            self._nodes[name] = attrs.evolve(_unseen(after[name]), spell=self._next_spell(name))
+        self._nodes = {name: self._nodes[name] for name in after}
+        self._index()
+        self._configurations.set(self._configurations.value + 1)
+        return change
+
+    async def wait_configured(self) -> None:
+        """Return after the next `configure`."""
+        await self._configurations.wait_changed()
 
     # Reading
 
@@ -105,10 +178,12 @@ class Fleet:
         return tuple(self._nodes.values())
 
     def node(self, name: str) -> NodeSnapshot:
-        """KeyError when no node is configured under *name*."""
-        return self._nodes[name]
+        """One that was removed is unhealthy; KeyError for a name that was never configured."""
+        node = self._nodes.get(name)
+        return self._removed[name] if node is None else node
 
     def token(self, name: str) -> str | None:
+        """KeyError when no node is configured under *name*."""
         return self._neurons[name].token
 
     def replicas(self, model_id: str) -> tuple[Replica, ...]:
@@ -128,7 +203,9 @@ class Fleet:
         self, name: str, models: Iterable[wire.Model], health: wire.Health, *, asked_at: float
     ) -> None:
         """Take in a good poll that was asked at *asked_at*."""
-        before = self._nodes[name]
+        before = self._nodes.get(name)
+        if before is None or asked_at < self._since.get(name, asked_at):
+            return  # removed, or moved since: this is another machine's answer
         restarted = before.health is not None and health.uptime_secs < before.health.uptime_secs
         new_spell = restarted or not before.healthy
         if new_spell:
@@ -157,29 +234,29 @@ class Fleet:
 
     def missed(self, name: str, error: str) -> None:
         """Take in that a poll went wrong."""
-        before = self._nodes[name]
+        before = self.node(name)
         misses = before.misses + 1
         healthy = before.healthy and misses < MISSES_ALLOWED
         self._publish(attrs.evolve(before, healthy=healthy, misses=misses, error=error))
 
     def described(self, name: str, discovery: wire.Discovery, version: str | None) -> None:
-        after = attrs.evolve(self._nodes[name], discovery=discovery, version=version)
+        after = attrs.evolve(self.node(name), discovery=discovery, version=version)
         self._publish(after)
 
     def suspect(self, name: str, error: str) -> None:
         """A connection to the node failed: prefer others until the next good poll."""
-        self._publish(attrs.evolve(self._nodes[name], suspect=True, error=error))
+        self._publish(attrs.evolve(self.node(name), suspect=True, error=error))
 
     # What the gateway itself did
 
     def loaded(self, name: str, model: wire.Model) -> None:
         """The neuron has answered a load with *model*."""
-        self._last_used[name, model.id] = self._clock()
+        self._used(name, model.id)
         self._mark(name, model.id, model)
 
     def unloading(self, name: str, model_id: str) -> None:
         """The neuron is about to be told to unload the model."""
-        model = self._nodes[name].model(model_id)
+        model = self.node(name).model(model_id)
         if model is not None:
             self._mark(name, model_id, attrs.evolve(model, status=wire.UNLOADING))
 
@@ -200,7 +277,7 @@ class Fleet:
             self._in_flight[key] -= 1
             if not self._in_flight[key]:
                 del self._in_flight[key]
-            self._last_used[key] = self._clock()
+            self._used(name, model_id)
 
     def in_flight(self, name: str, model_id: str) -> int:
         """Requests of this gateway under way there."""
@@ -221,7 +298,8 @@ class Fleet:
         return self._endpoints.get((name, model_id))
 
     def remember_endpoint(self, name: str, model_id: str, url: str) -> None:
-        self._endpoints[name, model_id] = url
+        if name in self._nodes:
+            self._endpoints[name, model_id] = url
 
     def _forget_endpoints(self, name: str) -> None:
         for key in [key for key in self._endpoints if key[0] == name]:
@@ -229,13 +307,33 @@ class Fleet:
 
     # Keeping the snapshots together
 
+    def _used(self, name: str, model_id: str) -> None:
+        if name in self._nodes:
+            self._last_used[name, model_id] = self._clock()
+
+    def _next_spell(self, name: str) -> int:
+        before = self._removed.pop(name, None)
+        return 0 if before is None else before.spell + 1
+
+    def _forget(self, name: str) -> None:
+        """Drop what is known of the node but for its last snapshot; its requests stay counted."""
+        last = self._nodes.pop(name)
+        gone = "is not configured any more"
+        self._removed[name] = attrs.evolve(last, healthy=False, models=(), error=gone)
+        self._since.pop(name, None)
+        for known in (self._marks, self._elsewhere, self._last_used, self._endpoints):
+            for key in [key for key in known if key[0] == name]:
+                del known[key]
+
     def _forget_marks(self, name: str) -> None:
         for key in [key for key in self._marks if key[0] == name]:
             del self._marks[key]
 
     def _mark(self, name: str, model_id: str, model: wire.Model | None) -> None:
+        before = self._nodes.get(name)
+        if before is None:
+            return
         self._marks[name, model_id] = _Mark(self._clock(), model)
-        before = self._nodes[name]
         others = tuple(known for known in before.models if known.id != model_id)
         models = others if model is None else (*others, model)
         self._publish(attrs.evolve(before, models=models))
@@ -254,17 +352,27 @@ class Fleet:
         return tuple(listed.values())
 
     def _publish(self, node: NodeSnapshot) -> None:
+        if node.name not in self._nodes:
+            return
         self._nodes[node.name] = node
         resident = {model.id for model in node.models if model.status == wire.LOADED}
         for key in [key for key in self._endpoints if key[0] == node.name]:
             if key[1] not in resident:
                 del self._endpoints[key]
+        self._index()
+
+    def _index(self) -> None:
+        """Find the replicas anew and wake who waits for a change."""
         found: dict[str, list[Replica]] = {}
         for each in self._nodes.values():
             for model in each.models:
                 found.setdefault(model.id, []).append(Replica(each, model))
         self._replicas = {model_id: tuple(replicas) for model_id, replicas in found.items()}
         self._revision.set(self._revision.value + 1)
+
+
+def _unseen(neuron: NeuronNode) -> NodeSnapshot:
+    return NodeSnapshot(neuron.name, neuron.endpoint.rstrip("/"), lifecycle=neuron.kind == "cortex")
 
 
 def _listed(

@@ -1,13 +1,18 @@
-"""Keeps the fleet up to date: one task a neuron, so that a slow one delays no other."""
+"""Keeps the fleet up to date: one task a neuron, so that a slow one delays no other.
+
+The tasks follow the fleet's configuration: a node that is added is watched from then on, one that
+is removed no more, and one that is reached elsewhere now is looked at anew.
+"""
 
 from __future__ import annotations
 
 import attrs
 import trio
 
+from cortex.config.gateway import NeuronNode
 from cortex.errors import CortexError
 from cortex.gateway.control import NeuronControl
-from cortex.gateway.fleet import MISSES_ALLOWED, Fleet
+from cortex.gateway.fleet import MISSES_ALLOWED, Fleet, same_place
 from cortex.service import logs
 from cortex.service.poll import Cadence, poll
 from cortex.wire import neuron as wire
@@ -27,6 +32,17 @@ class _PollCadence(Cadence):
         return super().pause(max(0, failures - MISSES_ALLOWED), spread)
 
 
+@attrs.define(eq=False)
+class _Watcher:
+    """The task that looks at one node; its end is its own affair."""
+
+    neuron: NeuronNode
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    looked: trio.Event = attrs.field(factory=trio.Event)  # once
+    wake: trio.Event = attrs.field(factory=trio.Event)  # replaced by each look
+    described: int | None = None  # the spell in which the node was asked what it is
+
+
 class Poller:
     """Asks every neuron for its models and health, and once in each spell what it is."""
 
@@ -41,35 +57,54 @@ class Poller:
         self._fleet = fleet
         self._control = control
         self._cadence = _PollCadence(interval=interval, ceiling=ceiling)
-        self._wakes = {node.name: trio.Event() for node in fleet.nodes()}
-        self._described: dict[str, int] = {}  # node to the spell it was asked what it is in
+        self._watchers: dict[str, _Watcher] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Poll until cancelled. Started once every node was looked at, or has had time to be."""
         async with trio.open_nursery() as nursery:
+            self._follow(nursery)
             with trio.move_on_after(FIRST_LOOK_SECONDS):
-                async with trio.open_nursery() as first_looks:
-                    for node in self._fleet.nodes():
-                        looked = trio.Event()
-                        nursery.start_soon(self._watch, node.name, looked, name=f"poll {node.name}")
-                        first_looks.start_soon(looked.wait)
+                for watcher in tuple(self._watchers.values()):
+                    await watcher.looked.wait()
             task_status.started()
+            while True:
+                self._follow(nursery)
+                await self._fleet.wait_configured()
 
     def probe_now(self, name: str) -> None:
         """Look at the node at once; during a look, once more right after it."""
-        self._wakes[name].set()
+        watcher = self._watchers.get(name)
+        if watcher is not None:  # else it was removed, or its first look is about to begin
+            watcher.wake.set()
 
-    async def _watch(self, name: str, looked: trio.Event) -> None:
+    def _follow(self, nursery: trio.Nursery) -> None:
+        """Have a watcher for each node as it is configured now, and no others."""
+        neurons = {neuron.name: neuron for neuron in self._fleet.neurons()}
+        for name, watcher in tuple(self._watchers.items()):
+            neuron = neurons.get(name)
+            if neuron is None or not same_place(watcher.neuron, neuron):
+                watcher.scope.cancel("the node is configured otherwise")
+                del self._watchers[name]
+            elif watcher.neuron != neuron:
+                watcher.neuron = neuron
+                watcher.wake.set()  # with its new token, say
+        for name, neuron in neurons.items():
+            if name not in self._watchers:
+                self._watchers[name] = _Watcher(neuron)
+                nursery.start_soon(self._watch, self._watchers[name], name=f"poll {name}")
+
+    async def _watch(self, watcher: _Watcher) -> None:
+        name = watcher.neuron.name
         was_healthy: bool | None = None
         problem = ""
 
         async def probe() -> bool:
             nonlocal problem
-            self._wakes[name] = trio.Event()  # what is asked for from here on needs another look
+            watcher.wake = trio.Event()  # what is asked for from here on needs another look
             problem = ""
             try:
                 with trio.fail_after(POLL_SECONDS):
-                    await self._look(name)
+                    await self._look(watcher)
             except CortexError as exc:
                 problem = exc.message
                 raise
@@ -80,32 +115,45 @@ class Poller:
 
         def publish(seen: bool | None) -> None:
             nonlocal was_healthy
+            if not self._current(watcher):
+                return
             if seen is None:
                 self._fleet.missed(name, problem)
             healthy = self._fleet.node(name).healthy
             if healthy != was_healthy:
                 self._tell(name, healthy, problem)
             was_healthy = healthy
-            looked.set()
+            watcher.looked.set()
 
-        await poll(
-            probe,
-            publish,
-            weather=(CortexError, trio.TooSlowError),
-            cadence=self._cadence,
-            wake=lambda: self._wakes[name],
-        )
+        with watcher.scope:
+            await poll(
+                probe,
+                publish,
+                weather=(CortexError, trio.TooSlowError),
+                cadence=self._cadence,
+                wake=lambda: watcher.wake,
+            )
 
-    async def _look(self, name: str) -> None:
+    async def _look(self, watcher: _Watcher) -> None:
+        name = watcher.neuron.name
         asked_at = trio.current_time()
         health = await self._control.health(name)
         models = await self._control.models(name)
         self._fleet.polled(name, models, health, asked_at=asked_at)
         spell = self._fleet.node(name).spell
-        if self._described.get(name) != spell:
+        if watcher.described != spell:
             discovery = await self._control.discovery(name)
-            self._fleet.described(name, discovery, await self._version(name, discovery))
-            self._described[name] = spell
+            version = await self._version(name, discovery)
+            if self._current(watcher):
+                self._fleet.described(name, discovery, version)
+                watcher.described = spell
+
+    def _current(self, watcher: _Watcher) -> bool:
+        """Whether what *watcher* sees is still the node's; it may have moved since."""
+        try:
+            return same_place(watcher.neuron, self._fleet.neuron(watcher.neuron.name))
+        except KeyError:
+            return False
 
     async def _version(self, name: str, discovery: wire.Discovery) -> str | None:
         try:

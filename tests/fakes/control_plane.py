@@ -57,8 +57,8 @@ async def control_plane(
             if not neuron.port:
                 await nursery.start(neuron.run)
         nodes = [NeuronNode(neuron.name, neuron.url, token=neuron.token) for neuron in neurons]
-        async with open_control(nodes) as control, trio.open_nursery() as inner:
-            fleet = Fleet(nodes)
+        fleet = Fleet(nodes)
+        async with open_control(fleet.neuron) as control, trio.open_nursery() as inner:
             names = ModelNames(Catalogue(models, aliases or {}), fleet)
             poller = Poller(fleet, control, 2.0)
             registry = CollectorRegistry()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -20,8 +21,8 @@ async def neuron(nursery) -> FakeNeuron:
     return fake
 
 
-def nodes(neuron: FakeNeuron, **fields) -> list[NeuronNode]:
-    return [NeuronNode("a", neuron.url, **{"token": neuron.token, **fields})]
+def nodes(neuron: FakeNeuron, **fields) -> Callable[[str], NeuronNode]:
+    return {"a": NeuronNode("a", neuron.url, **{"token": neuron.token, **fields})}.__getitem__
 
 
 async def test_each_call_is_typed_and_carries_the_nodes_token(neuron):
@@ -128,9 +129,19 @@ async def test_a_refused_connection_is_the_upstreams_error():
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with open_control([NeuronNode("a", url)]) as control:
+        async with open_control({"a": NeuronNode("a", url)}.__getitem__) as control:
             with pytest.raises(errors.UpstreamError, match="cannot be reached"):
                 await control.health("a")
+
+
+async def test_a_node_is_reached_as_it_is_configured_at_the_time_of_the_call(neuron):
+    known = {"a": NeuronNode("a", "http://127.0.0.1:1", token="wrong")}
+    async with open_control(known.__getitem__) as control:
+        known["a"] = NeuronNode("a", neuron.url, token=neuron.token)
+        assert (await control.version("a")).version == "0.0-fake"
+        del known["a"]
+        with pytest.raises(errors.UpstreamError, match="not configured any more"):
+            await control.version("a")
 
 
 async def test_polls_are_bounded_and_loads_are_not(patient_clock, nursery):

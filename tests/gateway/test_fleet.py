@@ -5,7 +5,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cortex.config.gateway import NeuronNode
-from cortex.gateway.fleet import MISSES_ALLOWED, Fleet
+from cortex.gateway.fleet import MISSES_ALLOWED, Fleet, FleetChange
 from cortex.wire import neuron as wire
 
 LOADED = wire.Model("m", wire.LOADED)
@@ -199,3 +199,96 @@ async def test_every_change_wakes_who_waits(fleet, autojump_clock):
         await fleet.wait_changed()
     assert trio.current_time() >= 5
     assert fleet.node("a").misses == 1
+
+
+# Nodes that come and go
+
+
+def neurons(**endpoints: str) -> list[NeuronNode]:
+    return [NeuronNode(name, endpoint) for name, endpoint in endpoints.items()]
+
+
+def test_a_new_configuration_says_what_it_changed(fleet):
+    change = fleet.configure(
+        [
+            NeuronNode("c", "http://c:1"),
+            NeuronNode("b", "http://b:1", token="other"),
+            NeuronNode("a", "http://a:1/"),
+        ]
+    )
+    assert change == FleetChange(added=("c",), changed=("b", "a"))
+    assert [node.name for node in fleet.nodes()] == ["c", "b", "a"]
+    assert fleet.token("b") == "other"
+    assert fleet.configure(neurons(c="http://c:1")) == FleetChange(removed=("b", "a"), kept=("c",))
+
+
+def test_what_is_known_of_a_node_outlives_a_change_of_its_token_only(fleet):
+    fleet.polled("a", [LOADED], health(), asked_at=1)
+    fleet.polled("b", [LOADED], health(), asked_at=1)
+    fleet.remember_endpoint("a", "m", "http://a:9")
+    fleet.remember_endpoint("b", "m", "http://b:9")
+    fleet.configure([NeuronNode("a", "http://a:1", token="new"), NeuronNode("b", "http://moved:1")])
+    assert fleet.node("a").healthy
+    assert fleet.endpoint("a", "m") == "http://a:9"
+    assert not fleet.node("b").healthy
+    assert fleet.node("b").endpoint == "http://moved:1"
+    assert fleet.endpoint("b", "m") is None
+    assert statuses(fleet) == {"a": "loaded"}
+
+
+def test_a_node_that_moved_is_in_another_spell_and_deaf_to_its_old_place(fleet):
+    fleet.polled("a", [LOADED], health(), asked_at=1)
+    spell = fleet.node("a").spell
+    fleet.configure(neurons(a="http://elsewhere:1"))
+    assert fleet.node("a").spell != spell
+    fleet.polled("a", [LOADED], health(), asked_at=2)  # asked where it was
+    assert not fleet.node("a").healthy
+    fleet.polled("a", [LOADED], health(), asked_at=1000)
+    assert fleet.node("a").healthy
+
+
+def test_what_is_told_of_a_removed_node_is_ignored(fleet):
+    fleet.polled("a", [LOADED], health(), asked_at=1)
+    with fleet.hold("a", "m"):
+        fleet.configure(neurons(b="http://b:1"))
+        assert fleet.replicas("m") == ()
+        assert fleet.in_flight("a", "m") == 1  # it goes on
+        fleet.polled("a", [LOADED], health(2), asked_at=1000)
+        fleet.missed("a", "refused")
+        fleet.suspect("a", "reset")
+        fleet.described("a", wire.Discovery("a", "linux", "6"), None)
+        fleet.loaded("a", LOADED)
+        fleet.unloading("a", "m")
+        fleet.gone("a", "m")
+        fleet.remember_endpoint("a", "m", "http://a:9")
+    assert fleet.in_flight("a", "m") == 0
+    assert [node.name for node in fleet.nodes()] == ["b"]
+    assert not fleet.node("a").healthy
+    assert "not configured" in fleet.node("a").error
+    assert fleet.last_used("a", "m") is None
+    assert fleet.endpoint("a", "m") is None
+
+
+def test_a_node_that_comes_back_is_known_anew(fleet):
+    fleet.polled("a", [LOADED], health(), asked_at=1)
+    spell = fleet.node("a").spell
+    fleet.configure(neurons(b="http://b:1"))
+    fleet.configure(neurons(b="http://b:1", a="http://a:1"))
+    assert fleet.node("a").spell > spell
+    assert not fleet.node("a").healthy
+    assert fleet.node("a").error is None
+    assert fleet.replicas("m") == ()
+
+
+async def test_a_new_configuration_wakes_who_waits_for_it(fleet, autojump_clock):
+    async def change() -> None:
+        await trio.sleep(5)
+        fleet.missed("a", "refused")  # not this
+        await trio.sleep(5)
+        fleet.configure([])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        await wait_all_tasks_blocked()
+        await fleet.wait_configured()
+    assert trio.current_time() >= 10

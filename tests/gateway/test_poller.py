@@ -4,6 +4,8 @@ import trio
 from fakes.control_plane import control_plane
 from fakes.neuron import FakeNeuron, Reply, error_reply
 
+from cortex.config.gateway import NeuronNode
+
 
 async def test_the_first_look_is_done_before_anybody_is_served(patient_clock):
     neuron = FakeNeuron("a")
@@ -117,3 +119,85 @@ async def test_a_dead_node_is_asked_less_and_less_often(patient_clock):
         late = neuron.counts["/health"] - early
         assert late <= 12  # at the ceiling of 15 s, give or take the jitter
         assert late >= 8  # but never given up
+
+
+# Nodes that come and go
+
+
+def configured(*neurons: FakeNeuron) -> list[NeuronNode]:
+    return [NeuronNode(neuron.name, neuron.url, token=neuron.token) for neuron in neurons]
+
+
+async def test_a_node_that_is_added_is_watched_from_then_on(patient_clock):
+    first, second = FakeNeuron("a"), FakeNeuron("b")
+    second.hold("m")
+    async with control_plane(first) as plane:
+        await plane.nursery.start(second.run)
+        plane.fleet.configure(configured(first, second))
+        plane.poller.probe_now("b")  # whose watcher has not begun yet
+        before = trio.current_time()
+        await plane.seen(lambda fleet: fleet.node("b").healthy)
+        assert trio.current_time() - before < 0.5
+        assert plane.fleet.replicas("m")
+        polls = second.counts["/models"]
+        await trio.sleep(10)
+        assert second.counts["/models"] >= polls + 4
+
+
+async def test_a_node_that_is_removed_is_asked_no_more(patient_clock):
+    first, second = FakeNeuron("a"), FakeNeuron("b")
+    async with control_plane(first, second) as plane:
+        plane.fleet.configure(configured(first))
+        await trio.sleep(5)
+        asked = second.counts["/health"]
+        plane.poller.probe_now("b")
+        await trio.sleep(10)
+        assert second.counts["/health"] == asked
+        assert first.counts["/health"] >= 5
+
+
+async def test_a_node_that_moved_is_looked_at_where_it_is_now(patient_clock):
+    old, new = FakeNeuron("a"), FakeNeuron("a")
+    old.hold("old")
+    new.hold("new")
+    async with control_plane(old) as plane:
+        await plane.nursery.start(new.run)
+        plane.fleet.configure(configured(new))
+        await plane.seen(lambda fleet: fleet.node("a").healthy)
+        assert [model.id for model in plane.fleet.node("a").models] == ["new"]
+        await plane.seen(lambda fleet: fleet.node("a").discovery is not None)
+        asked = old.counts["/health"]
+        await trio.sleep(10)
+        assert old.counts["/health"] == asked
+
+
+async def test_an_answer_from_where_a_node_was_is_not_taken_for_the_nodes(patient_clock):
+    old, new = FakeNeuron("a"), FakeNeuron("a")
+    old.hold("old")
+    async with control_plane(old) as plane:
+        await plane.nursery.start(new.run)
+        looking, go_on = trio.Event(), trio.Event()
+
+        def slow(asked):
+            looking.set()
+            return Reply(frames=(go_on, b"[]"))
+
+        old.scripts["/models"] = slow
+        plane.poller.probe_now("a")
+        await looking.wait()
+        go_on.set()
+        plane.fleet.configure(configured(new))
+        await plane.seen(lambda fleet: fleet.node("a").healthy)
+        assert plane.fleet.node("a").endpoint == new.url
+        assert plane.fleet.replicas("old") == ()
+
+
+async def test_a_new_token_is_used_at_once(patient_clock):
+    neuron = FakeNeuron("a", token="old")
+    async with control_plane(neuron) as plane:
+        neuron.token = "new"
+        await plane.seen(lambda fleet: not fleet.node("a").healthy)
+        plane.fleet.configure(configured(neuron))
+        before = trio.current_time()
+        await plane.seen(lambda fleet: fleet.node("a").healthy)
+        assert trio.current_time() - before < 0.5
