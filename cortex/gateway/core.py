@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from cortex.errors import CortexError, ModelNotFound, Overloaded, UpstreamError
+from cortex.gateway.affinity import affinity_key
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.encoder import Encoder
 from cortex.gateway.exchange import Exchange
@@ -50,13 +51,17 @@ class Refusal(Exception):
 
 @attrs.frozen(eq=False)
 class Job:
-    """What a dialect makes of a request: the upstream call without its model."""
+    """What a dialect makes of a request: the upstream call without its model.
+
+    ``affinity`` is the key of the session it belongs to, set by the core.
+    """
 
     dialect: str
     requested: str
     path: str
     body: dict[str, Any]
     stream: bool
+    affinity: str | None = None
 
 
 @attrs.define(eq=False)
@@ -130,6 +135,7 @@ class InferenceCore:
         deadline = trio.current_time() + self.room.patience
         async with self.room.seat(exchange.model) as waited:
             exchange.queued(waited)
+            job = attrs.evolve(job, affinity=affinity_key(request.headers, job.body))
             tried: set[str] = set()
             attempts = 0
             last: CortexError | None = None
@@ -166,7 +172,7 @@ class InferenceCore:
         """Ask one replica not in *tried*. `Refusal` when another one may be asked; what the client
         did wrong is raised as it is."""
         lease = await held.enter_async_context(
-            self.router.route(job.requested, exclude=frozenset(tried))
+            self.router.route(job.requested, exclude=frozenset(tried), affinity=job.affinity)
         )
         exchange.routed(lease)
         held.enter_context(self.metrics.in_flight(lease.model, lease.node))

@@ -1,9 +1,9 @@
 """From a name to a lease on a ready replica.
 
-Loaded and servable replicas come first, the least busy before others; the node's name breaks ties.
-A replica that recovers, loads or unloads is waited for rather than doubled. Only then is the model
-loaded, once for all who ask. Every wait ends after ``load_wait_seconds``; whoever is cancelled in
-one leaves nothing behind, and the load goes on.
+Loaded and servable replicas come first: the one where the request's session was served, within
+bounds, else the least busy (`affinity`). A replica that recovers, loads or unloads is waited for
+rather than doubled. Only then is the model loaded, once for all who ask. Every wait ends after
+``load_wait_seconds``; whoever is cancelled in one leaves nothing behind, and the load goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cortex.errors import (
     Unavailable,
     UpstreamError,
 )
+from cortex.gateway.affinity import Candidate, SessionMap, choose
 from cortex.gateway.catalogue import ModelNames, Resolved
 from cortex.gateway.control import NeuronControl
 from cortex.gateway.endpoints import reachable
@@ -92,24 +93,26 @@ class Router:
         self._idle = IdleUnloader(
             names.catalogue, fleet, self._loads, metrics, self.unload_replica, eviction.keep_alive
         )
+        self._sessions = SessionMap()
         self._patience = settings.load_wait_seconds
 
     @asynccontextmanager
     async def route(
-        self, name: str, *, exclude: frozenset[str] = frozenset()
+        self, name: str, *, exclude: frozenset[str] = frozenset(), affinity: str | None = None
     ) -> AsyncIterator[Lease]:
         """Hold a lease on a replica of *name* that is on none of the nodes in *exclude*.
 
-        Waits for a load where one is needed. Raises `ModelNotFound`, `ModelLoading` (patience has
-        ended), `LoadFailed`, `NoFeasibleNode`, `NoHealthyNode`, `Unavailable`, and `UpstreamError`
-        when all replicas there are have been excluded or cannot say where they are reached.
+        *affinity* is the key of the session that the request belongs to. Waits for a load where one
+        is needed. Raises `ModelNotFound`, `ModelLoading` (patience has ended), `LoadFailed`,
+        `NoFeasibleNode`, `NoHealthyNode`, `Unavailable`, and `UpstreamError` when all replicas
+        there are have been excluded or cannot say where they are reached.
         """
         resolved = self._names.resolve(name)
         started_at = trio.current_time()
         waited = False
         doubted: set[str] = set()
         while True:
-            step = self._next(resolved, exclude)
+            step = self._next(resolved, exclude, affinity)
             if isinstance(step, Replica):
                 node = step.node.name
                 with self._fleet.hold(node, resolved.model):
@@ -117,6 +120,8 @@ class Router:
                     if endpoint is None:
                         endpoint = await self._ask_endpoint(node, resolved.model)
                     if endpoint is not None:
+                        if affinity is not None:
+                            self._sessions.served(resolved.model, affinity, node)
                         seconds = trio.current_time() - started_at if waited else 0.0
                         yield Lease(
                             node=node,
@@ -223,13 +228,15 @@ class Router:
 
     # Deciding; without awaiting, so that nothing changes between a look and what follows from it
 
-    def _next(self, resolved: Resolved, exclude: frozenset[str]) -> Replica | Wait | Load:
+    def _next(
+        self, resolved: Resolved, exclude: frozenset[str], affinity: str | None
+    ) -> Replica | Wait | Load:
         replicas = self._fleet.replicas(resolved.model)
         there = [replica for replica in replicas if replica.node.serving]
         ready = [replica for replica in there if replica.servable]
         usable = [replica for replica in ready if replica.node.name not in exclude]
         if usable:
-            return min(usable, key=self._rank)
+            return self._choose(usable, affinity)
         if ready:
             raise UpstreamError(f"no other replica of {resolved.model} can be reached")
         states = {replica.model.status for replica in there}
@@ -243,9 +250,23 @@ class Router:
             raise _not_loadable(resolved.model, replicas)
         return Load()
 
-    def _rank(self, replica: Replica) -> tuple[bool, int, str]:
+    def _choose(self, usable: list[Replica], affinity: str | None) -> Replica:
+        if len(usable) == 1:
+            return usable[0]
+        model = usable[0].model.id
+        last = None if affinity is None else self._sessions.last(model, affinity)
+        candidates = [self._candidate(replica) for replica in usable]
+        chosen = choose(candidates, affinity, last)
+        return usable[candidates.index(chosen)]
+
+    def _candidate(self, replica: Replica) -> Candidate:
         node = replica.node
-        return node.suspect, self._fleet.load_of(node.name, replica.model.id), node.name
+        return Candidate(
+            node.name,
+            self._fleet.load_of(node.name, replica.model.id),
+            standing=int(node.suspect),
+            capacity=_capacity(replica),
+        )
 
     async def _make_progress(self, resolved: Resolved, step: Wait | Load, deadline: float) -> None:
         """Return when there is something new to decide on. `ModelLoading` past *deadline*."""
@@ -300,6 +321,15 @@ class Router:
         names = [known.name for known in self._fleet.nodes()]
         if node is not None and node not in names:
             raise ModelNotFound(f"no neuron of that name; there are: {', '.join(names)}")
+
+
+def _capacity(replica: Replica) -> int | None:
+    """How many requests the replica works on at a time, where its neuron says so."""
+    health = replica.node.health
+    for load in health.models if health is not None else ():
+        if load.id == replica.model.id:
+            return load.max_in_flight
+    return None
 
 
 def _told(replica: Replica) -> dict[str, Any]:

@@ -137,6 +137,17 @@ async def test_what_one_replica_refuses_another_serves(reply, stream):
         assert b.held() == 0
 
 
+async def test_the_requests_of_a_session_go_to_one_replica():
+    neurons = holding("a"), holding("b"), holding("c")
+    async with bench(*neurons) as b:
+        for session in ("s1", "s2", "s3", "s4"):
+            before = [neuron.counts[PATH] for neuron in neurons]
+            for turn in range(3):
+                await b.unary(headers={"x-session-id": session}, seed=turn)
+            after = [neuron.counts[PATH] for neuron in neurons]
+            assert sorted(b - a for a, b in zip(before, after, strict=True)) == [0, 0, 3]
+
+
 async def test_a_replica_that_refuses_connections_is_passed_over_and_probed_at_once():
     dead, good = holding("a"), holding("b")
     async with bench(dead, good) as b:

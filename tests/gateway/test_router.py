@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from cortex import errors
 from cortex.config.catalogue import CatalogueEntry
+from cortex.gateway.affinity import SLACK
 from cortex.gateway.router import Lease
 
 ENTRY = CatalogueEntry("m", source="org/m", vram_mb=1000)
@@ -57,6 +58,38 @@ async def test_a_burst_spreads_over_the_replicas_between_two_polls(patient_clock
                 (await stack.enter_async_context(plane.router.route("m"))).node for _ in range(6)
             ]
         assert nodes == ["a", "b"] * 3
+
+
+async def test_a_session_stays_where_it_was_served_when_replicas_come(patient_clock):
+    first, second = holding("a", "m"), FakeNeuron("b")
+    keys = [f"session {number}" for number in range(16)]
+    async with control_plane(first, second) as plane:
+        for key in keys:
+            assert (await lease_of(plane, affinity=key)).node == "a"
+        second.hold("m")
+        await plane.seen(lambda fleet: len(fleet.replicas("m")) == 2)
+        assert {(await lease_of(plane, affinity=key)).node for key in keys} == {"a"}
+        new = {(await lease_of(plane, affinity=f"new {key}")).node for key in keys}
+        assert new == {"a", "b"}
+
+
+async def test_a_session_that_had_to_go_elsewhere_stays_there(patient_clock):
+    async with control_plane(holding("a", "m"), holding("b", "m")) as plane:
+        home = (await lease_of(plane, affinity="s")).node
+        other = (await lease_of(plane, affinity="s", exclude=frozenset({home}))).node
+        assert other != home
+        assert (await lease_of(plane, affinity="s")).node == other
+
+
+async def test_a_session_does_not_wait_behind_others(patient_clock):
+    async with control_plane(holding("a", "m"), holding("b", "m")) as plane:
+        async with AsyncExitStack() as stack:
+            nodes = [
+                (await stack.enter_async_context(plane.router.route("m", affinity="s"))).node
+                for _ in range(40)
+            ]
+        counts = [nodes.count("a"), nodes.count("b")]
+        assert max(counts) - min(counts) <= SLACK + 1
 
 
 async def test_requests_of_others_count_as_well(patient_clock):
