@@ -68,7 +68,7 @@ def gateway(
     Without a configuration there is one neuron, at http://127.0.0.1:13131, so that gateway and
     neuron on one machine find each other.
     """
-    from cortex.config.loader import load_catalogue, load_gateway
+    from cortex.config.loader import load_catalogue, load_gateway, state_directory
 
     loaded = configured(lambda: load_gateway(config, os.environ))
     settings = configured(
@@ -88,8 +88,10 @@ def gateway(
             "the API has no keys: everyone who reaches it may use it", listen=loaded.gateway.listen
         )
     from cortex.gateway import app
+    from cortex.gateway.pins import Pins
 
-    sys.exit(run_role("gateway", partial(app.run, loaded, catalogue), os.environ))
+    pins = configured(lambda: Pins(state_directory(os.environ)))
+    sys.exit(run_role("gateway", partial(app.run, loaded, catalogue, pins=pins), os.environ))
 
 
 @click.command()

@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 from cortex import __version__
 from cortex.config.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
+from cortex.gateway import fleet_changes
 from cortex.gateway.api.answers import anthropic_answer, openai_answer
 from cortex.gateway.api.anthropic import AnthropicApi
 from cortex.gateway.api.fleet import FleetApi
@@ -22,11 +23,15 @@ from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.control import open_control
 from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
+from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
+from cortex.gateway.fleet_view import FleetView
 from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
 from cortex.gateway.queue import WaitingRoom
 from cortex.gateway.router import Router
+from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import logs, metrics
 from cortex.service.edge import make_app
@@ -54,6 +59,8 @@ class Gateway:
     fleet: Fleet
     names: ModelNames
     router: Router
+    pins: Pins
+    events: EventLog
     core: InferenceCore
     counter: TokenCounter
     registry: CollectorRegistry
@@ -63,7 +70,7 @@ class Gateway:
         routes = [
             *OpenAiApi(self.core).routes(),
             *AnthropicApi(self.core, self.counter).routes(),
-            *FleetApi(self.names, self.fleet, self.router).routes(),
+            *self._fleet_api().routes(),
         ]
         return make_app(
             "cortex-gateway",
@@ -73,6 +80,18 @@ class Gateway:
                 anthropic_answer if path.startswith(ANTHROPIC_PATHS) else openai_answer
             ),
             max_body_bytes=self.max_body_bytes,
+        )
+
+    def _fleet_api(self) -> FleetApi:
+        view = FleetView(self.fleet, self.pins, self.router.is_pinned, self.router.expires_in)
+        return FleetApi(
+            self.names,
+            self.fleet,
+            self.router,
+            view,
+            self.pins,
+            self.events,
+            lambda: self.core.pace,
         )
 
     def metrics_app(self) -> QuartTrio:
@@ -88,11 +107,21 @@ async def run(
     catalogue: Catalogue,
     *,
     stop: Callable[[], Awaitable[None]],
+    pins: Pins | None = None,
     task_status: trio.TaskStatus[GatewayAddresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
-    of the process. OSError when an address cannot be had."""
-    settings = config.gateway
+    of the process. Without *pins* those that are set last as long as it. OSError when an address
+    cannot be had."""
+    live = LiveSettings(config)
+    settings = live.gateway
+    pins = Pins() if pins is None else pins
+    events = EventLog()
+
+    async def stopping() -> None:
+        await stop()
+        events.close()  # what follows it would hold up the drain
+
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "cortex_build_info", __version__)
     async with AsyncExitStack() as stack:
@@ -107,14 +136,32 @@ async def run(
         async with trio.open_nursery() as nursery:
             poller = Poller(fleet, control, settings.poll_seconds)
             router = Router(
-                names, fleet, control, poller, recorder, settings, config.eviction, nursery
+                names,
+                fleet,
+                control,
+                poller,
+                recorder,
+                settings,
+                live.eviction,
+                nursery,
+                pins,
+                events,
             )
             room = WaitingRoom(fleet, settings.queue_depth, settings.queue_wait_seconds)
             core = make_core(router, names, upstream, recorder, config, room)
             counter = TokenCounter(names, fleet, control)
             gateway = Gateway(
-                fleet, names, router, core, counter, registry, settings.max_body_mb << 20
+                fleet,
+                names,
+                router,
+                pins,
+                events,
+                core,
+                counter,
+                registry,
+                settings.max_body_mb << 20,
             )
+            nursery.start_soon(fleet_changes.watch, fleet, events, name="fleet events")
             await nursery.start(poller.run, name="poller")
             nursery.start_soon(router.unload_idle, name="idle unloader")
             nursery.start_soon(room.run, name="waiting room")
@@ -124,7 +171,7 @@ async def run(
                     _serve_metrics, gateway.metrics_app(), metrics_listener, drained
                 )
                 url = await servers.start(
-                    _serve_api, gateway.api(), listener, stop, settings.drain_seconds, drained
+                    _serve_api, gateway.api(), listener, stopping, settings.drain_seconds, drained
                 )
                 log.info("listening", url=url, metrics=f"{metrics_url}/metrics")
                 task_status.started(GatewayAddresses(url, metrics_url))

@@ -49,6 +49,7 @@ class EventLog:
         self._clock = clock
         self._ring: deque[Event] = deque(maxlen=kept)
         self._last = Watch(0)
+        self._closed = False
 
     @property
     def last(self) -> int:
@@ -67,8 +68,13 @@ class EventLog:
         fresh = tuple(event for event in self._ring if event.number > number)
         return Batch(fresh, max(0, self.last - number - len(fresh)))
 
-    async def wait_since(self, number: int) -> Batch:
-        """What came after event *number*, once there is something."""
-        while self.last <= number:
+    async def wait_since(self, number: int) -> Batch | None:
+        """What came after event *number*, once there is something; None when the log is closed."""
+        while self.last <= number and not self._closed:
             await self._last.wait_changed()
-        return self.since(number)
+        return None if self._closed else self.since(number)
+
+    def close(self) -> None:
+        """End every reader: a stream that never ends would hold up the drain."""
+        self._closed = True
+        self._last.set(self.last)

@@ -12,11 +12,14 @@ from typing import NoReturn
 import attrs
 import trio
 
-from cortex.config.catalogue import Catalogue
+from cortex.config.gateway import EvictionSettings
 from cortex.errors import CortexError
+from cortex.gateway.catalogue import ModelNames
+from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.pins import Pins
 from cortex.service import logs
 from cortex.wire import neuron as wire
 
@@ -37,14 +40,16 @@ def has_expired(keep_alive: float, last_used: float | None, now: float, requests
 
 @attrs.frozen(eq=False)
 class IdleUnloader:
-    """``keep_alive`` (seconds) holds where a catalogue entry has none of its own."""
+    """The ``keep_alive`` of *eviction* holds where a catalogue entry has none of its own."""
 
-    catalogue: Catalogue
+    names: ModelNames
     fleet: Fleet
     loads: Loads
     metrics: GatewayMetrics
     unload: Callable[[str, str], Awaitable[None]]  # node and model
-    keep_alive: float
+    eviction: EvictionSettings
+    pins: Pins
+    events: EventLog | None = None
 
     async def run(self) -> NoReturn:
         """Look for idle models until cancelled."""
@@ -54,19 +59,38 @@ class IdleUnloader:
                 if self._is_idle(node, model):
                     await self._unload(node, model)
 
+    def is_pinned(self, node: str, model: str) -> bool:
+        """Whether *model* is to stay on *node*, by an operator's order or by the catalogue."""
+        entry = self.names.catalogue.models.get(model)
+        return self.pins.holds(node, model) or (entry is not None and node in entry.pinned_on)
+
+    def keep_alive(self, model: str) -> float:
+        entry = self.names.catalogue.models.get(model)
+        own = entry.keep_alive if entry is not None else None
+        return self.eviction.keep_alive if own is None else own
+
+    def expires_in(self, node: str, model: str) -> float | None:
+        """In how many seconds *model* is unloaded if nobody uses it; None when it stays."""
+        keep_alive = self.keep_alive(model)
+        if keep_alive < 0 or self.is_pinned(node, model):
+            return None
+        if (node, model) not in self.loads.loaded_by_us():
+            return None
+        last_used = self.fleet.last_used(node, model)
+        if last_used is None or self.fleet.load_of(node, model):
+            return keep_alive
+        return max(0.0, keep_alive - (trio.current_time() - last_used))
+
     def _is_idle(self, node: str, model: str) -> bool:
         snapshot = self.fleet.node(node)
         resident = snapshot.model(model)
         if not snapshot.healthy or resident is None or resident.status != wire.LOADED:
             return False
-        entry = self.catalogue.models.get(model)
-        if entry is not None and node in entry.pinned_on:
+        if self.is_pinned(node, model):
             return False
-        own = entry.keep_alive if entry is not None else None
-        keep_alive = self.keep_alive if own is None else own
         last_used = self.fleet.last_used(node, model)
         requests = self.fleet.load_of(node, model)
-        return has_expired(keep_alive, last_used, trio.current_time(), requests)
+        return has_expired(self.keep_alive(model), last_used, trio.current_time(), requests)
 
     async def _unload(self, node: str, model: str) -> None:
         try:
@@ -75,3 +99,5 @@ class IdleUnloader:
             log.warning("idle model was not unloaded", node=node, model=model, why=exc.message)
         else:
             self.metrics.eviction(model, node, "idle")
+            if self.events is not None:
+                self.events.publish("model_evicted", node=node, model=model, reason="idle")

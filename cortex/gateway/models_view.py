@@ -72,63 +72,11 @@ def health(fleet: Fleet) -> Json:
     }
 
 
-def fleet(fleet: Fleet) -> Json:
-    """The body of ``/fleet``: each node with its devices and models."""
-    return {"nodes": [_node(fleet, node) for node in fleet.nodes()]}
-
-
 def _impaired(node: NodeSnapshot) -> bool:
     """Whether a healthy node is at less than its full strength."""
     if node.health is None:
         return False
     return node.health.status != "ok" or any(not device.ok for device in node.health.devices)
-
-
-def _node(fleet: Fleet, node: NodeSnapshot) -> Json:
-    return {
-        "name": node.name,
-        "endpoint": node.endpoint,
-        "healthy": node.healthy,
-        "status": node.health.status if node.healthy and node.health else UNREACHABLE,
-        "error": node.error,
-        "version": node.version,
-        "devices": _devices(node),
-        "models": [
-            _without_none(
-                id=model.id,
-                status=model.status if node.healthy else UNREACHABLE,
-                devices=list(model.devices),
-                vram_used_mb=model.vram_used_mb,
-                in_flight=fleet.load_of(node.name, model.id),
-                progress=_progress(model),
-                error=model.error,
-            )
-            for model in node.models
-        ],
-    }
-
-
-def _devices(node: NodeSnapshot) -> list[Json]:
-    known = node.discovery.devices if node.discovery is not None else ()
-    measured = {} if node.health is None else {each.index: each for each in node.health.devices}
-    found: list[Json] = []
-    for device in known:
-        state = measured.get(device.index)
-        found.append(
-            _without_none(
-                index=device.index,
-                name=device.name,
-                kind=device.kind,
-                vram_total_mb=device.vram_total_mb,
-                vram_used_mb=state and state.vram_used_mb,
-                vram_free_mb=state and state.vram_free_mb,
-                utilization_pct=state and state.utilization_pct,
-                temp_c=state and state.temp_c,
-                ok=state.ok if state is not None else None,
-                reason=state and state.reason,
-            )
-        )
-    return found
 
 
 def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:

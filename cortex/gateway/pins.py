@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from cortex.config.errors import ConfigError
-from cortex.errors import BadRequest, Conflict, InternalError, NotFound
+from cortex.errors import BadRequest, Conflict, InternalError, NotFound, clip
 from cortex.service import logs
 from cortex.wire import json
 from cortex.wire.converter import structure, unstructure
@@ -63,9 +63,10 @@ class Pins:
         """
         wanted = [each for each in self._pins if each.model == model and node in (None, each.node)]
         if not wanted and Pin(model) in self._pins:
-            raise Conflict(f"{model} is pinned on every node: unpin it without naming one")
+            raise Conflict(f"{clip(model)} is pinned on every node: unpin it without naming one")
         if not wanted:
-            raise NotFound(f"{model} is not pinned" + (f" on {node}" if node else ""))
+            where = f" on {clip(node)}" if node is not None else ""
+            raise NotFound(f"{clip(model)} is not pinned{where}")
         self._store(self._pins - frozenset(wanted))
         return tuple(sorted(wanted))
 

@@ -31,10 +31,12 @@ from cortex.gateway.affinity import Candidate, SessionMap, choose
 from cortex.gateway.catalogue import ModelNames, Resolved
 from cortex.gateway.control import NeuronControl
 from cortex.gateway.endpoints import reachable
+from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet, Replica
 from cortex.gateway.idle import IdleUnloader
 from cortex.gateway.loads import NO_NODE_RETRY, Loads
 from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
 from cortex.service import logs
 from cortex.wire import neuron as wire
@@ -83,18 +85,28 @@ class Router:
         settings: GatewaySettings,
         eviction: EvictionSettings,
         nursery: trio.Nursery,
+        pins: Pins | None = None,
+        events: EventLog | None = None,
     ) -> None:
         """Loads run in *nursery*, which outlives every request."""
+        self._nursery = nursery
         self._names = names
         self._fleet = fleet
         self._control = control
         self._poller = poller
         self._loads = Loads(nursery, fleet, control, poller, metrics)
         self._idle = IdleUnloader(
-            names.catalogue, fleet, self._loads, metrics, self.unload_replica, eviction.keep_alive
+            names,
+            fleet,
+            self._loads,
+            metrics,
+            self.unload_replica,
+            eviction,
+            Pins() if pins is None else pins,
+            events,
         )
         self._sessions = SessionMap()
-        self._patience = settings.load_wait_seconds
+        self._settings = settings  # may be live: never keep a value
 
     @asynccontextmanager
     async def route(
@@ -138,7 +150,7 @@ class Router:
                 doubted.add(node)  # it may have lost the model, and be told to load it again
                 continue
             waited = True
-            await self._make_progress(resolved, step, started_at + self._patience)
+            await self._make_progress(resolved, step, started_at + self._settings.load_wait_seconds)
 
     def refused(self, lease: Lease) -> None:
         """The lease's connection was refused or reset before the first byte."""
@@ -183,9 +195,28 @@ class Router:
         for replica in self._fleet.replicas(resolved.model):
             if node in (None, replica.node.name) and replica.node.serving and replica.servable:
                 return replica.node.name
-        with trio.move_on_after(self._patience):
+        with trio.move_on_after(self._settings.load_wait_seconds):
             return await self._loads.load(resolved, node)
         raise self._still_loading(resolved)
+
+    def start_load(self, name: str, node: str | None = None) -> None:
+        """As `load`, without waiting for it: a failure is seen in the log and the events only."""
+        self._to_load(name)
+        self._check_node(node)
+        self._nursery.start_soon(self._load_alone, name, node, name=f"load {name}")
+
+    async def _load_alone(self, name: str, node: str | None) -> None:
+        try:
+            await self.load(name, node)
+        except CortexError as exc:
+            log.error("a load that was ordered failed", exc=exc, model=name, node=node)
+
+    def is_pinned(self, node: str, model: str) -> bool:
+        return self._idle.is_pinned(node, model)
+
+    def expires_in(self, node: str, model: str) -> float | None:
+        """In how many seconds *model* is unloaded if nobody uses it; None when it stays."""
+        return self._idle.expires_in(node, model)
 
     async def unload(self, name: str, node: str | None = None) -> tuple[str, ...]:
         """Unload *name* from *node*, or wherever it is; the nodes it was unloaded from."""

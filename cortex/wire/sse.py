@@ -1,7 +1,7 @@
 """Server-sent events: frames out, frames in.
 
-What is written has ``data:`` lines (and ``event:`` where a dialect wants it) and nothing else: an
-``id:`` or ``retry:`` line, or an event without data, crashes clients (`reference/api.md` 0.8).
+A dialect's stream has ``data:`` lines (and ``event:`` where the dialect wants it) and nothing else:
+an ``id:`` or ``retry:`` line, or an event without data, crashes clients (`reference/api.md` 0.8).
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def data_frame(payload: bytes) -> bytes:
 def event_frame(name: str, payload: bytes) -> bytes:
     """*payload* (one line of JSON) as an event called *name*."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)
+
+
+def numbered_frame(number: str, name: str, payload: bytes) -> bytes:
+    """As `event_frame`, with an id. For the fleet's own events, never in a dialect's stream."""
+    return b"id: %b\n%b" % (number.encode(), event_frame(name, payload))
 
 
 @attrs.frozen

@@ -38,6 +38,14 @@ def test_a_missing_catalogue_ends_with_2(invoke, tmp_path):
     assert "missing.toml: No such file" in result.stderr
 
 
+def test_pins_that_make_no_sense_end_with_2(invoke, tmp_path):
+    path = tmp_path / "pins.json"
+    path.write_text("{}")
+    result = invoke("gateway", env={"STATE_DIRECTORY": str(tmp_path)})
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"cortex: {path}: is no list of pins")
+
+
 @pytest.mark.parametrize(
     "words",
     [

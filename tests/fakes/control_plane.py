@@ -17,6 +17,7 @@ from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.control import NeuronControl, open_control
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.metrics import GatewayMetrics
+from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
 from cortex.gateway.router import Router
 
@@ -31,6 +32,7 @@ class ControlPlane:
     router: Router
     registry: CollectorRegistry
     metrics: GatewayMetrics
+    pins: Pins
     nursery: trio.Nursery
 
     async def seen(self, predicate: Callable[[Fleet], bool]) -> None:
@@ -64,6 +66,7 @@ async def control_plane(
             registry = CollectorRegistry()
             metrics = GatewayMetrics(registry)
             metrics.observe_fleet(fleet.nodes)
+            pins = Pins()
             router = Router(
                 names,
                 fleet,
@@ -73,6 +76,7 @@ async def control_plane(
                 GatewaySettings(**settings),
                 EvictionSettings(keep_alive=keep_alive),
                 inner,
+                pins,
             )
             await inner.start(poller.run)
             if keep_alive >= 0:
@@ -86,6 +90,7 @@ async def control_plane(
                 router,
                 registry,
                 metrics,
+                pins,
                 inner,
             )
             inner.cancel_scope.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -77,6 +78,35 @@ def text_of(stream: bytes) -> str:
 
 
 @attrs.define(eq=False)
+class FleetEvents:
+    """The events of ``/fleet/events``, one at a time."""
+
+    reading: Reading
+    last_id: str = ""
+    _frames: FrameReader = attrs.field(factory=FrameReader)
+    _ready: deque[Any] = attrs.field(factory=deque)
+
+    async def next(self) -> dict[str, Any]:
+        while not self._ready:
+            data = await self.reading.some()
+            assert data, "the events have ended"
+            self._ready += (frame for frame in self._frames.feed(data) if frame.data is not None)
+        frame = self._ready.popleft()
+        for line in frame.raw.decode().splitlines():
+            if line.startswith("id: "):
+                self.last_id = line.removeprefix("id: ")
+        event: dict[str, Any] = json.loads(frame.data)
+        assert frame.event == event["kind"]
+        return event
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """The next event of *kind*; those before it are dropped."""
+        while (event := await self.next())["kind"] != kind:
+            pass
+        return event
+
+
+@attrs.define(eq=False)
 class RunningGateway:
     api: str
     metrics: str
@@ -93,6 +123,14 @@ class RunningGateway:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         async with self.streams.call(Call(self.api, path, data, headers or {})) as response:
             yield Reading(response)
+
+    @asynccontextmanager
+    async def events(self, last_id: str | None = None) -> AsyncIterator[FleetEvents]:
+        headers = {} if last_id is None else {"last-event-id": last_id}
+        call = Call(self.api, "/fleet/events", b"", headers, method="GET")
+        async with self.streams.call(call) as response:
+            assert response.status == 200
+            yield FleetEvents(Reading(response))
 
     async def streamed(self, body: Any, path: str = CHAT) -> bytes:
         async with self.stream(body, path) as reading:

@@ -39,6 +39,7 @@ async def test_a_reader_waits_for_the_next_event_and_misses_none(autojump_clock)
         number = 0
         while number < 3:
             batch = await events.wait_since(number)
+            assert batch is not None
             read.extend(event.number for event in batch.events)
             number = batch.events[-1].number
 
@@ -53,6 +54,22 @@ async def test_a_reader_waits_for_the_next_event_and_misses_none(autojump_clock)
             events.publish("two")
             events.publish("three")
     assert read == [1, 2, 3]
+
+
+async def test_closing_the_log_ends_its_readers():
+    events = log()
+    ended: list[Batch | None] = []
+
+    async def reader() -> None:
+        ended.append(await events.wait_since(0))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader)
+            await wait_all_tasks_blocked()
+            events.close()
+    assert ended == [None]
+    assert await events.wait_since(0) is None
 
 
 def test_two_processes_have_lives_of_their_own():

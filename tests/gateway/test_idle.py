@@ -77,6 +77,23 @@ async def test_pinned_models_and_those_that_others_loaded_stay(patient_clock):
         assert set(neuron.models) == {"pinned", "default"}
 
 
+async def test_a_model_pinned_at_run_time_stays_until_it_is_unpinned(patient_clock):
+    neuron = FakeNeuron("a")
+    async with control_plane(neuron, models=(ENTRY,), keep_alive=5) as plane:
+        async with plane.router.route("m"):
+            assert plane.router.expires_in("a", "m") == 5
+        await trio.sleep(2)
+        left = plane.router.expires_in("a", "m")
+        assert left == pytest.approx(3, abs=0.5)
+        plane.pins.pin("m", "a")
+        assert plane.router.expires_in("a", "m") is None
+        await trio.sleep(30)
+        assert "m" in neuron.models
+        plane.pins.unpin("m")
+        await trio.sleep(3)
+        assert "m" not in neuron.models
+
+
 async def test_an_unload_that_fails_ends_nothing(patient_clock):
     neuron = FakeNeuron("a")
     async with control_plane(neuron, models=(ENTRY,), keep_alive=1) as plane:

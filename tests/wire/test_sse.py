@@ -103,3 +103,10 @@ def test_a_frame_without_end_is_refused(monkeypatch):
     with pytest.raises(FrameTooLong):
         reader.feed(b"data: " + b"x" * 100)
     assert len(FrameReader().feed(b"data: x\n\n" * 100)) == 100
+
+
+def test_a_numbered_frame_is_an_event_with_an_id():
+    raw = sse.numbered_frame("ab-7", "pinned", b"{}")
+    assert raw == b"id: ab-7\nevent: pinned\ndata: {}\n\n"
+    (frame,) = FrameReader().feed(raw)
+    assert (frame.event, frame.data) == ("pinned", b"{}")

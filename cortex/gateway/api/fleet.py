@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import attrs
@@ -11,21 +12,34 @@ from cortex import __version__
 from cortex.errors import Forbidden, ModelNotFound, clip
 from cortex.gateway import models_view
 from cortex.gateway.catalogue import ModelNames
+from cortex.gateway.event_stream import EventStream
+from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
+from cortex.gateway.fleet_view import FleetView
+from cortex.gateway.pins import Pins
 from cortex.gateway.router import Router
-from cortex.service.http import Answer, HttpRequest, Route
+from cortex.service import logs
+from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
+from cortex.service.stream import Pace
 from cortex.wire import json, limits
 from cortex.wire.converter import structure
+
+log = logs.get("gateway.fleet")
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @attrs.frozen
 class FleetModel:
-    """The body of a load or unload: which model, and where if that matters."""
+    """The body of an order: which model, and where if that matters."""
 
     model: str = attrs.field(validator=limits.non_empty)
     node: str | None = None
+
+
+@attrs.frozen
+class FleetLoad(FleetModel):
+    wait: bool = True  # else the answer comes at once
 
 
 @attrs.frozen(eq=False)
@@ -33,6 +47,10 @@ class FleetApi:
     names: ModelNames
     fleet: Fleet
     router: Router
+    view: FleetView
+    pins: Pins
+    events: EventLog
+    pace: Callable[[], Pace]
 
     def routes(self) -> list[Route]:
         return [
@@ -44,8 +62,11 @@ class FleetApi:
             Route("GET", "/v1/models", self.models),
             Route("GET", "/v1/models/{id:path}", self.model),
             Route("GET", "/fleet", self.nodes),
+            Route("GET", "/fleet/events", self.follow),
             Route("POST", "/fleet/models/load", self.load),
             Route("POST", "/fleet/models/unload", self.unload),
+            Route("POST", "/fleet/models/pin", self.pin),
+            Route("POST", "/fleet/models/unpin", self.unpin),
         ]
 
     async def health(self, request: HttpRequest) -> Answer:
@@ -75,11 +96,18 @@ class FleetApi:
 
     async def nodes(self, request: HttpRequest) -> Answer:
         _local_only(request)
-        return Answer(json.dumps(models_view.fleet(self.fleet)))
+        return Answer(json.dumps(self.view.body()))
+
+    async def follow(self, request: HttpRequest) -> StreamAnswer:
+        _local_only(request)
+        return await EventStream(self.events, self.view.body).answer(request, self.pace())
 
     async def load(self, request: HttpRequest) -> Answer:
         _local_only(request)
-        asked = structure(json.load_object(request.body), FleetModel)
+        asked = structure(json.load_object(request.body), FleetLoad)
+        if not asked.wait:
+            self.router.start_load(asked.model, asked.node)
+            return Answer(json.dumps({"status": "loading"}), 202)
         node = await self.router.load(asked.model, asked.node)
         return Answer(json.dumps({"status": "loaded", "node": node}))
 
@@ -88,6 +116,31 @@ class FleetApi:
         asked = structure(json.load_object(request.body), FleetModel)
         nodes = await self.router.unload(asked.model, asked.node)
         return Answer(json.dumps({"status": "unloaded", "nodes": list(nodes)}))
+
+    async def pin(self, request: HttpRequest) -> Answer:
+        """Keep a model where it is, or on every node it will be on. It is not loaded by that."""
+        _local_only(request)
+        asked = structure(json.load_object(request.body), FleetModel)
+        model = self.names.resolve(asked.model).model
+        nodes = [node.name for node in self.fleet.nodes()]
+        if asked.node is not None and asked.node not in nodes:
+            raise ModelNotFound(f"no neuron of that name; there are: {', '.join(nodes)}")
+        self.pins.pin(model, asked.node)
+        self.events.publish("pinned", model=model, node=asked.node)
+        log.info("pinned", model=model, node=asked.node)
+        return Answer(json.dumps({"status": "pinned", "model": model, "node": asked.node}))
+
+    async def unpin(self, request: HttpRequest) -> Answer:
+        """Take back pins, also of a model or on a node that is not there any more."""
+        _local_only(request)
+        asked = structure(json.load_object(request.body), FleetModel)
+        model = self.names.catalogue.aliases.get(asked.model, asked.model)
+        taken = self.pins.unpin(model, asked.node)
+        for pin in taken:
+            self.events.publish("unpinned", model=pin.model, node=pin.node)
+        log.info("unpinned", model=clip(model), pins=len(taken))
+        nodes = [pin.node for pin in taken if pin.node is not None]
+        return Answer(json.dumps({"status": "unpinned", "model": model, "nodes": nodes}))
 
 
 def _local_only(request: HttpRequest) -> None:
