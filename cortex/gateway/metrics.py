@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
 
 import attrs
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cortex.gateway.fleet import NodeSnapshot
+from cortex.service import accumulators
+from cortex.service.accumulators import Count, Distribution, Family
 from cortex.wire import neuron as wire
 
 UNKNOWN = "unknown"
@@ -34,33 +35,14 @@ LOAD_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800)
 SPEED_BUCKETS = (1, 2.5, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200, 400, 800)  # tokens per second
 
 
-M = TypeVar("M", Counter, Gauge, Histogram)
-
-
-class _Family(Generic[M]):
-    """A family whose children are found without its lock: ``family("m", "a").inc()``."""
-
-    __slots__ = ("_children", "_metric")
-
-    def __init__(self, metric: M) -> None:
-        self._metric: M = metric
-        self._children: dict[tuple[str, ...], M] = {}
-
-    def __call__(self, *labels: str) -> M:
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._metric.labels(*labels)
-        return child
-
-
-def _counter(registry: CollectorRegistry, name: str, text: str, *more: str) -> _Family[Counter]:
-    return _Family(Counter(name, text, (*REPLICA, *more), registry=registry))
+def _counter(registry: CollectorRegistry, name: str, text: str, *more: str) -> Family[Count]:
+    return accumulators.counter(registry, name, text, (*REPLICA, *more))
 
 
 def _histogram(
     registry: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...], *more: str
-) -> _Family[Histogram]:
-    return _Family(Histogram(name, text, (*REPLICA, *more), buckets=buckets, registry=registry))
+) -> Family[Distribution]:
+    return accumulators.histogram(registry, name, text, (*REPLICA, *more), buckets)
 
 
 class GatewayMetrics:
@@ -107,9 +89,7 @@ class GatewayMetrics:
         self._stages = _histogram(
             r, "cortex_stage_seconds", "Where requests spend their time.", STAGE_BUCKETS, "stage"
         )
-        self._in_flight = _Family(
-            Gauge("cortex_in_flight", "Requests under way.", REPLICA, registry=r)
-        )
+        self._in_flight = accumulators.gauge(r, "cortex_in_flight", "Requests under way.", REPLICA)
         self._disconnects = _counter(
             r, "cortex_client_disconnects", "Clients that left before their answer was complete."
         )
@@ -126,13 +106,8 @@ class GatewayMetrics:
         self._evictions = _counter(
             r, "cortex_evictions", "Models unloaded by the gateway, by why.", "reason"
         )
-        self._spend = _Family(
-            Counter(
-                "cortex_spend_tokens",
-                "Tokens charged to a key, by kind.",
-                ("key", "model", "kind"),
-                registry=r,
-            )
+        self._spend = accumulators.counter(
+            r, "cortex_spend_tokens", "Tokens charged to a key, by kind.", ("key", "model", "kind")
         )
 
     # The life of a request, in order
