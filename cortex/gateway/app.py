@@ -19,6 +19,7 @@ from cortex.gateway.api.answers import anthropic_answer, openai_answer
 from cortex.gateway.api.anthropic import AnthropicApi
 from cortex.gateway.api.fleet import FleetApi
 from cortex.gateway.api.openai import OpenAiApi
+from cortex.gateway.api.responses import ResponsesApi
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.control import open_control
 from cortex.gateway.core import InferenceCore
@@ -70,6 +71,7 @@ class Gateway:
         routes = [
             *OpenAiApi(self.core).routes(),
             *AnthropicApi(self.core, self.counter).routes(),
+            *ResponsesApi(self.core, self.counter).routes(),
             *self._fleet_api().routes(),
         ]
         return make_app(

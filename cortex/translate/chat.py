@@ -75,7 +75,8 @@ def _prompt(conversation: Conversation, model: str) -> dict[str, Any]:
         body["thinking"] = {"budget_tokens": reasoning.budget_tokens}
     _set(body, "reasoning_effort", reasoning.effort)
     last = messages[-1]
-    if last["role"] == Role.ASSISTANT and "tool_calls" not in last and last["content"]:
+    spoken = last["role"] == Role.ASSISTANT and "tool_calls" not in last and last["content"]
+    if spoken and conversation.continues:
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
     return body
@@ -96,8 +97,16 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 def _choice(choice: ToolChoice) -> str | dict[str, Any]:
     if choice.mode is ToolMode.NAMED:
-        return {"type": "function", "function": {"name": choice.name}}
+        return _named(choice.name)
+    if choice.allowed is not None:
+        tools = [_named(name) for name in choice.allowed]
+        allowed = {"mode": choice.mode.value, "tools": tools}
+        return {"type": "allowed_tools", "allowed_tools": allowed}
     return choice.mode.value
+
+
+def _named(name: str | None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
 
 
 def _messages(conversation: Conversation) -> Iterator[dict[str, Any]]:

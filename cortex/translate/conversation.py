@@ -97,11 +97,15 @@ class ToolMode(enum.StrEnum):
 
 @attrs.frozen
 class ToolChoice:
-    """``name`` is the tool's when the mode is NAMED; ``parallel`` False allows one call a turn."""
+    """``name`` is the tool's when the mode is NAMED; ``parallel`` False allows one call a turn.
+
+    ``allowed``, with the modes AUTO and REQUIRED: the only tools that may be called, None for all.
+    """
 
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
     parallel: bool | None = None
+    allowed: tuple[str, ...] | None = None
 
 
 @attrs.frozen
@@ -131,7 +135,10 @@ class Overflow(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Conversation:
-    """``model`` is the name that was asked for; ``max_tokens`` 0 fills the prompt cache only."""
+    """``model`` is the name that was asked for; ``max_tokens`` 0 fills the prompt cache only.
+
+    ``continues``: an assistant's text at the end is the beginning of the answer.
+    """
 
     model: str
     system: tuple[Text, ...] = ()
@@ -143,6 +150,7 @@ class Conversation:
     max_tokens: int | None = None
     schema: dict[str, Any] | None = None  # of the JSON the answer has to be
     overflow: Overflow = Overflow.CLAMP
+    continues: bool = True
     stream: bool = False
     user: str | None = None
 

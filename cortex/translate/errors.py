@@ -1,4 +1,4 @@
-"""Errors in each dialect's words (`design.md` 7): OpenAI's envelope and Anthropic's."""
+"""Errors in each dialect's words (`design.md` 7): OpenAI's envelope, Responses' and Anthropic's."""
 
 from __future__ import annotations
 
@@ -39,6 +39,23 @@ _DETAILED = frozenset(
 def openai(error: CortexError) -> Rendered:
     """Status, headers and body for OpenAI's dialects, as a gateway answers."""
     return envelope.render(error)
+
+
+def responses_error(error: CortexError) -> dict[str, Any]:
+    """The ``error`` of a response that failed, with the codes by which clients decide: Codex
+    compacts its prompt, waits as long as the message says, or gives up."""
+    message = error.message
+    if isinstance(error, errors.ContextLengthExceeded):
+        code = "context_length_exceeded"
+    elif error.error_code == "insufficient_quota":
+        code = "insufficient_quota"
+    elif isinstance(error, errors.RateLimited | errors.Overloaded):
+        code = "rate_limit_exceeded"
+        if error.retry_after is not None:
+            message = f"{message}; try again in {error.retry_after:g}s"
+    else:
+        code = "invalid_prompt" if error.status < 500 else "server_error"
+    return {"code": code, "message": message}
 
 
 def anthropic(error: CortexError, request_id: str, *, model: str | None = None) -> Rendered:
