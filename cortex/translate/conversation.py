@@ -46,7 +46,8 @@ class Thinking:
 
 @attrs.frozen
 class ToolUse:
-    """A call the model made. ``arguments`` is compact JSON, in the order of the model's keys."""
+    """A call the model made. ``arguments`` is JSON in the order of the model's keys: as the client
+    sent it where that is text, else compact."""
 
     id: str
     name: str

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
-import orjson
 
 from cortex.errors import BadRequest, NotFound, clip
 from cortex.translate import responses_media
@@ -167,7 +166,7 @@ def _turn(item: wire.Item, path: str) -> Turn | None:
         case wire.Message(role, content):
             return Turn(_ROLES[role], _message(content, f"{path}.content", _ROLES[role]))
         case wire.FunctionCall(call_id, name, arguments):
-            return Turn(Role.ASSISTANT, (ToolUse(call_id, name, _compact(arguments)),))
+            return Turn(Role.ASSISTANT, (ToolUse(call_id, name, arguments or "{}"),))
         case wire.CustomCall(call_id, name, text):
             arguments = json.dumps({INPUT: text}).decode()
             return Turn(Role.ASSISTANT, (ToolUse(call_id, name, arguments),))
@@ -222,15 +221,6 @@ def _parts(content: wire.Content, path: str) -> Iterator[Text | Image | Document
                 raise BadRequest(f"{at}: this model does not support audio input", param=at)
             case wire.OtherPart(kind):
                 yield Text(f"[content of type {clip(kind, 64)} is not supported here]")
-
-
-def _compact(arguments: str) -> str:
-    """*arguments* as compact JSON in the order of its keys; as it is where it is no object."""
-    try:
-        value = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        return arguments
-    return json.dumps(value).decode() if isinstance(value, dict) else arguments
 
 
 def _thinking(item: wire.ReasoningItem) -> str:
