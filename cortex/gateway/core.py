@@ -133,8 +133,9 @@ class InferenceCore:
         """The answer's head from the first replica that accepts *job*; its seat and its lease are
         held within. Nothing has reached the client yet, so a refusal may be tried elsewhere."""
         deadline = trio.current_time() + self.room.patience
-        async with self.room.seat(exchange.model) as waited:
-            exchange.queued(waited)
+        exchange.queueing()
+        async with self.room.seat(exchange.model):
+            exchange.routing()
             job = attrs.evolve(job, affinity=affinity_key(request.headers, job.body))
             tried: set[str] = set()
             attempts = 0
@@ -151,7 +152,9 @@ class InferenceCore:
                         full = isinstance(last, Overloaded)
                         if not full or trio.current_time() >= deadline:
                             raise last or exc from None
+                        exchange.queueing()
                         await self.room.retry_later(exchange.model)
+                        exchange.routing()
                         tried.clear()
                         continue
                     else:

@@ -5,17 +5,22 @@ Whatever happens, an exchange ends in exactly one log line and one set of metric
 
 from __future__ import annotations
 
+from math import inf
 from types import TracebackType
 
 import attrs
 import trio
 
-from cortex.errors import CortexError, clip
+from cortex.errors import CortexError, LoadFailed, ModelLoading, clip
+from cortex.gateway import stages
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.observed import Observed
 from cortex.gateway.router import Lease
+from cortex.gateway.stages import StageClock
 from cortex.service import logs
+from cortex.service.accumulators import Distribution
 from cortex.service.cancellation import is_cancellation
+from cortex.translate.errors import anthropic_status
 
 log = logs.get("gateway.request")
 
@@ -44,8 +49,11 @@ class Exchange:
     attempts: int = 0
     _first_at: float | None = None
     _last_at: float | None = None
-    _routed_at: float | None = None
-    _queued: float = 0.0
+    _gaps: Distribution | None = None
+    _clock: StageClock = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._clock = StageClock(self.started_at)
 
     def __enter__(self) -> Exchange:
         return self
@@ -65,33 +73,43 @@ class Exchange:
     def resolved(self, model: str) -> None:
         self.model = model
 
-    def queued(self, seconds: float) -> None:
-        """It waited in the gateway for *seconds* before it was sent anywhere."""
-        self._queued = seconds
+    def authorised(self, seconds: float) -> None:
+        """Its key and limits took *seconds* of the time until now."""
+        self._enter(self._clock.stage)
+        self._clock.move(seconds, stages.RECEIVE, stages.AUTH)
+
+    def queueing(self) -> None:
+        """It waits for a seat from now on."""
+        self._enter(stages.QUEUE)
+
+    def routing(self) -> None:
+        """A replica is looked for from now on."""
+        self._enter(stages.ROUTE)
 
     def routed(self, lease: Lease) -> None:
-        """A replica was found; the time until now was spent on routing and loading."""
-        now = trio.current_time()
+        """A replica was found, and is asked from now on."""
         self.node, self.attempts = lease.node, self.attempts + 1
-        if self._routed_at is None:
-            spent = now - self.started_at - self._queued
-            self.metrics.stage(self.model, self.node, "route", max(0.0, spent - lease.load_seconds))
-            if lease.cold_start:
-                self.metrics.stage(self.model, self.node, "load", lease.load_seconds)
-        self._routed_at = now
+        self._clock.asked(trio.current_time())
+        if lease.cold_start:
+            self._clock.move(lease.load_seconds, stages.ROUTE, stages.LOAD)
 
     def retried(self) -> None:
+        """The replica did not take it; another one is looked for."""
+        self._clock.refused(trio.current_time())
         self.metrics.retry(self.model, self.node)
 
-    def token(self) -> None:
-        """Output of the model has just passed."""
+    def token(self, frames: int = 1) -> None:
+        """Output of the model has just passed, in as many *frames* at once. They share the time
+        since the last one: they were made one after the other and came together."""
         now = trio.current_time()
-        if self._last_at is None:
-            self._first_at = now
+        last, self._last_at = self._last_at, now
+        if self._gaps is None or last is None:
+            self._gaps = self.metrics.inter_tokens(self.model, self.node)
+            self._first_at = last = now
             self.metrics.first_token(self.model, self.node, now - self.started_at)
-        else:
-            self.metrics.inter_token(self.model, self.node, now - self._last_at)
-        self._last_at = now
+            frames -= 1
+        if frames:
+            self._gaps.observe((now - last) / frames, frames)
 
     def left(self, reason: str) -> None:
         """The client has gone, or takes no data any more."""
@@ -107,10 +125,20 @@ class Exchange:
         else:
             # A neuron may invent codes: the log tells them, the label is one of our classes' own.
             label = error.code or "error"
-            self.code, self.reason = error.status, error.error_code or label
+            self.code, self.reason = self._status(error), error.error_code or label
+            if isinstance(error, ModelLoading | LoadFailed):
+                self._enter(self._clock.stage)
+                self._clock.move(inf, stages.ROUTE, stages.LOAD)
         self.metrics.error(self.model, self.node, label)
         if self.code >= 500:
             log.warning("upstream trouble", cause=logs.cause_chain(error), node=self.node)
+
+    def _enter(self, stage: str) -> None:
+        self._clock.enter(stage, trio.current_time())
+
+    def _status(self, error: CortexError) -> int:
+        """What the client gets, or would have got had its stream not begun."""
+        return anthropic_status(error) if self.dialect.startswith("anthropic") else error.status
 
     def _finish(self) -> None:
         metrics, model, node, observed = self.metrics, self.model, self.node, self.observed
@@ -126,11 +154,9 @@ class Exchange:
             completion=observed.completion_tokens or 0,
             cached=observed.cached_tokens,
         )
-        for stage in ("queue", "prefill", "decode"):
-            spent = observed.milliseconds(f"{stage}_ms")
-            if spent is not None:
-                here = self._queued if stage == "queue" else 0.0
-                metrics.stage(model, node, stage, spent / 1000 + here)
+        spent = self._clock.end(now, observed, self._first_at, self._last_at)
+        for stage, taken in spent.items():
+            metrics.stage(model, node, stage, taken)
         rate = self._rate(seconds)
         if rate is not None:
             metrics.tokens_per_second(model, node, rate)

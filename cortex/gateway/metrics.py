@@ -123,7 +123,7 @@ class GatewayMetrics:
             gauge.dec()
 
     def stage(self, model: str, node: str, stage: str, seconds: float) -> None:
-        """*stage* is auth, route, queue, load, prefill or decode."""
+        """*stage* is one of those in `stages`, which add up to the request's duration."""
         self._stages(model, node, stage).observe(seconds)
 
     def retry(self, model: str, node: str) -> None:
@@ -133,8 +133,9 @@ class GatewayMetrics:
     def first_token(self, model: str, node: str, seconds: float) -> None:
         self._first_tokens(model, node).observe(seconds)
 
-    def inter_token(self, model: str, node: str, seconds: float) -> None:
-        self._inter_tokens(model, node).observe(seconds)
+    def inter_tokens(self, model: str, node: str) -> Distribution:
+        """For the seconds between two frames with output of one stream."""
+        return self._inter_tokens(model, node)
 
     def tokens(self, model: str, node: str, prompt: int, completion: int, cached: int) -> None:
         self._prompt(model, node).inc(prompt)

@@ -63,9 +63,9 @@ class Distribution:
         self.counts = [0] * (len(bounds) + 1)  # each bucket's own; the last is beyond all bounds
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self._bounds, value)] += times
+        self.sum += value * times
 
 
 C = TypeVar("C")  # Count, Level or Distribution

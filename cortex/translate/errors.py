@@ -68,6 +68,11 @@ def anthropic(error: CortexError, request_id: str, *, model: str | None = None) 
     return status, {"request-id": request_id, **envelope.headers(error)}, body
 
 
+def anthropic_status(error: CortexError) -> int:
+    """The HTTP status of `anthropic`."""
+    return _status_and_type(error)[0]
+
+
 def anthropic_frame(error: CortexError, request_id: str, *, model: str | None = None) -> bytes:
     """*error* within an Anthropic stream; nothing may follow it."""
     _, _, body = anthropic(error, request_id, model=model)

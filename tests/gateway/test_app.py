@@ -144,6 +144,9 @@ async def test_every_family_is_emitted_after_a_request_of_each_kind(neuron):
                 assert await served.total("cortex_requests_total", dialect=dialect, code="200")
             assert await served.total("cortex_requests_total", model="unknown", code="404") == 1
             assert await served.total("cortex_in_flight") == 0
+            durations = await served.total("cortex_request_duration_seconds_sum")
+            stages = await served.total("cortex_stage_seconds_sum")
+            assert stages == pytest.approx(durations, rel=1e-6)
     assert {
         "cortex_requests_total",
         "cortex_request_duration_seconds_count",

@@ -51,6 +51,9 @@ def test_the_exposition_is_prometheus_clients_own_to_the_letter(seed):
         families[0](*labels).inc(abs(value))
         families[1](*labels).inc(value)
         families[2](*labels).observe(value)
+    families[2]("m", "at once").observe(0.25, times=3)
+    for _ in range(3):
+        spread.labels("m", "at once").observe(0.25)
     level.labels("m", "a").dec(2)
     level.labels("m", "b").set(7)
     families[1]("m", "a").dec(2)
