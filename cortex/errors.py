@@ -188,6 +188,7 @@ class InternalError(CortexError):
 class UpstreamError(CortexError):
     status = 502
     code = "upstream_error"
+    should_retry = True
 
 
 class Unavailable(CortexError):

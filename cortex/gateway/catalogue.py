@@ -19,6 +19,9 @@ from cortex.wire import neuron as wire
 MAX_NAME = 200  # characters; longer ones are no model's, and comparing them would take long
 NEAR_NAMES = 3
 FIRST_RETRY = 2.0  # seconds; the first poll is under way
+# Claude Code offers only models whose names look like its vendor's (`reference/api.md` 4.1), so
+# that each model has a name like this too.
+DISCOVERY = "claude-cortex-"
 
 
 @attrs.frozen
@@ -43,13 +46,23 @@ class ModelNames:
         `ModelNotFound` with near names; `NoHealthyNode` as long as no neuron has ever been
         reached, since what they hold is then unknown rather than nothing.
         """
-        model = self.catalogue.aliases.get(name, name)
+        model = self.target(name)
         entry = self.catalogue.models.get(model)
         if entry is None and not self.fleet.replicas(model):
             if self._fleet_unknown() and re.fullmatch(wire.MODEL_ID, model):
                 raise NoHealthyNode("no neuron has been reached yet", retry_after=FIRST_RETRY)
             raise self._not_found(name, model)
         return Resolved(name, model, entry)
+
+    def target(self, name: str) -> str:
+        """The id that *name* stands for, whether there is such a model or not."""
+        aliases = self.catalogue.aliases
+        if name in aliases:
+            return aliases[name]
+        if name.startswith(DISCOVERY) and not self._known(name):
+            inner = name.removeprefix(DISCOVERY)
+            return aliases.get(inner, inner)
+        return name
 
     def label(self, name: str) -> str:
         """The resolved id for metrics, ``unknown`` for a name that resolves to nothing."""
@@ -62,13 +75,16 @@ class ModelNames:
         """Every model that could be asked for, the catalogue's first."""
         return list(dict.fromkeys((*self.catalogue.models, *self.fleet.model_ids())))
 
+    def _known(self, model: str) -> bool:
+        return model in self.catalogue.models or bool(self.fleet.replicas(model))
+
     def _fleet_unknown(self) -> bool:
         nodes = self.fleet.nodes()
         return bool(nodes) and all(node.polled_at is None for node in nodes)
 
     def _not_found(self, name: str, model: str) -> ModelNotFound:
         text = f"the model '{clip(name)}' does not exist"
-        if model != name:
+        if name in self.catalogue.aliases:
             text += f": it is an alias of '{clip(model)}', which no neuron has"
         if len(name) <= MAX_NAME:
             known = (*self.model_ids(), *self.catalogue.aliases)

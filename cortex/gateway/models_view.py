@@ -25,24 +25,18 @@ PRECEDENCE = (wire.LOADED, wire.RECOVERING, wire.LOADING, wire.UNLOADING, wire.F
 Json = dict[str, Any]
 
 
-def models(names: ModelNames, fleet: Fleet) -> Json:
-    """The body of ``/v1/models``: every model, then every alias."""
-    data = [_entry(names, fleet, model_id, model_id) for model_id in names.model_ids()]
-    data += [
+def entries(names: ModelNames, fleet: Fleet) -> list[Json]:
+    """What is told of every model, then of every alias."""
+    found = [_entry(names, fleet, model_id, model_id) for model_id in names.model_ids()]
+    found += [
         _entry(names, fleet, alias, target) for alias, target in names.catalogue.aliases.items()
     ]
-    return {
-        "object": "list",
-        "data": data,
-        "has_more": False,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-    }
+    return found
 
 
 def model(names: ModelNames, fleet: Fleet, name: str) -> Json | None:
     """The body of ``/v1/models/{name}``, None when nothing answers to *name*."""
-    target = names.catalogue.aliases.get(name, name)
+    target = names.target(name)
     if target not in names.catalogue.models and not fleet.replicas(target):
         return None
     return _entry(names, fleet, name, target)
@@ -97,6 +91,7 @@ def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:
         created_at=datetime.datetime.fromtimestamp(created, datetime.UTC).strftime(
             "%Y-%m-%dT%H:%M:%SZ"
         ),
+        lifecycle="active",
         alias_of=model_id if shown != model_id else None,
         loaded=status == wire.LOADED,
         status=status,

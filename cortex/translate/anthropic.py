@@ -3,7 +3,7 @@
 Lenient where a client could not recover (`reference/api.md` 3.2 to 3.4): fields, tools and blocks
 that only the vendor knows are left out or shown to the model as a note, never refused. Refused is
 what cannot be honoured without lying: media that would have to be fetched, PDF, a choice of a tool
-that is not there.
+that is not there, a request that offers the vendor's server tools alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import attrs
 
 from cortex.errors import clip
 from cortex.translate import anthropic_media
-from cortex.translate.anthropic_tools import choice_of, tools_of
+from cortex.translate.anthropic_tools import check_served, choice_of, tools_of
 from cortex.translate.conversation import (
     Block,
     Conversation,
@@ -45,6 +45,7 @@ _THINKING = {"enabled": True, "adaptive": True, "between_tools": True, "disabled
 def read_messages(body: dict[str, Any]) -> Conversation:
     """The conversation of a ``/v1/messages`` body, or `BadRequest` in Anthropic's words."""
     request = wire.parse(body, wire.MessagesRequest)
+    check_served(request.tools or ())
     return attrs.evolve(
         _conversation(request),
         sampling=Sampling(

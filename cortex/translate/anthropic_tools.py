@@ -6,7 +6,8 @@ that called one would wait for an answer that no client gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cortex.errors import BadRequest, clip
@@ -89,6 +90,8 @@ _TYPED = {
     "text_editor_20250728": _EDITOR,
     "memory_20250818": _MEMORY,
 }
+# Types whose calls the vendor's servers answer, and nobody else.
+_SERVED = re.compile(r"(?:web_search|web_fetch|code_execution)_\d{8}")
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -107,6 +110,18 @@ def tools_of(tools: Iterable[wire.Tool]) -> tuple[Tool, ...]:
             "tools: Tool names must be unique.", param="tools", code="tool_name_conflict"
         )
     return tuple(found)
+
+
+def check_served(tools: Sequence[wire.Tool]) -> None:
+    """`BadRequest` where *tools* are of the vendor's servers, all of them: a request that offers
+    nothing else (a search, say) wants what they find, and no answer without it would do."""
+    if tools and all(_SERVED.fullmatch(tool.type or "") for tool in tools):
+        name = tools[0].name or str(tools[0].type).rpartition("_")[0]
+        raise BadRequest(
+            f"tools.0: this server does not run {clip(name)}; offer tools that the client runs",
+            param="tools.0",
+            code="unsupported_value",
+        )
 
 
 def choice_of(

@@ -18,6 +18,7 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 MAX_CHOICES = 128
 MAX_MESSAGES = 100_000
+MAX_PROMPTS = 1024  # of one completion request
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -277,6 +278,13 @@ class CompletionRequest(SamplingFields):
     suffix: str | None = None
 
     def __attrs_post_init__(self) -> None:
+        several = isinstance(self.prompt, tuple) and not isinstance(self.prompt[0], int)
+        if several and len(self.prompt) > MAX_PROMPTS:
+            raise FieldError(
+                f"at most {MAX_PROMPTS} prompts allowed, got {len(self.prompt)}",
+                "prompt",
+                "too_long",
+            )
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise FieldError("a best_of other than n is not supported", "best_of")
         if self.suffix and self.echo:

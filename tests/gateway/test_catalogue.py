@@ -37,6 +37,26 @@ def test_an_alias_keeps_the_name_that_was_asked_for():
     assert (resolved.requested, resolved.model) == ("claude-sonnet", ENTRY.id)
 
 
+@pytest.mark.parametrize("inner", KNOWN)
+def test_a_model_goes_by_the_name_that_claude_code_offers_too(inner):
+    resolved = names().resolve(f"claude-cortex-{inner}")
+    assert resolved.requested == f"claude-cortex-{inner}"
+    assert resolved.model == names().resolve(inner).model
+
+
+def test_a_model_that_is_named_like_an_offered_one_keeps_its_name():
+    entry = CatalogueEntry("claude-cortex-x")
+    fleet = Fleet([])
+    catalogue = Catalogue((entry, CatalogueEntry("x")))
+    assert ModelNames(catalogue, fleet).resolve("claude-cortex-x").entry is entry
+
+
+def test_an_offered_name_of_nothing_is_not_found():
+    with pytest.raises(ModelNotFound) as caught:
+        names().resolve("claude-cortex-nobody")
+    assert "alias" not in caught.value.message
+
+
 def test_near_names_are_told():
     with pytest.raises(ModelNotFound, match=r"similar names: Qwen/Qwen3-8B") as caught:
         names().resolve("qwen/qwen3-8b-instruct")

@@ -55,24 +55,21 @@ def loaded(**fields) -> wire.Model:
     return wire.Model("org/m", wire.LOADED, **fields)
 
 
-def test_the_list_names_every_model_and_alias_and_is_json(names, fleet):
+def test_every_model_and_alias_has_an_entry_and_is_json(names, fleet):
     poll(fleet, "a", wire.Model("cortex/demo", wire.LOADED))
-    body = models_view.models(names, fleet)
-    ids = [entry["id"] for entry in body["data"]]
+    entries = models_view.entries(names, fleet)
+    ids = [entry["id"] for entry in entries]
     assert ids == ["org/m", "org/huge", "cortex/demo", "claude-sonnet"]
-    assert (body["object"], body["has_more"]) == ("list", False)
-    assert (body["first_id"], body["last_id"]) == ("org/m", "claude-sonnet")
-    assert json.loads(json.dumps(body)) == body
+    assert json.loads(json.dumps(entries)) == entries
 
 
-def test_an_empty_fleet_gives_an_empty_list():
+def test_an_empty_fleet_has_no_models():
     fleet = Fleet([])
-    body = models_view.models(ModelNames(Catalogue(), fleet), fleet)
-    assert (body["data"], body["first_id"], body["last_id"]) == ([], None, None)
+    assert models_view.entries(ModelNames(Catalogue(), fleet), fleet) == []
 
 
 def test_every_entry_satisfies_the_clients_parsers(names, fleet):
-    for entry in models_view.models(names, fleet)["data"]:
+    for entry in models_view.entries(names, fleet):
         assert (entry["object"], entry["type"]) == ("model", "model")
         assert type(entry["created"]) is int
         assert entry["created_at"].endswith("Z")

@@ -386,9 +386,23 @@ def test_tool_choice(choice, found):
 
 
 def test_any_tool_of_none_that_can_be_called_is_no_choice():
-    tools = [{"name": "web_search", "type": "web_search_20250305"}]
+    tools = [{"name": "search", "type": "tool_search_tool_regex_20251119"}]
     found = ask(HELLO, tools=tools, tool_choice={"type": "any"})
     assert (found.tools, found.tool_choice) == ((), None)
+
+
+@pytest.mark.parametrize("kind", ["web_search_20260318", "web_fetch_20250910"])
+def test_a_request_for_what_only_the_vendors_servers_do_is_refused(kind):
+    with pytest.raises(BadRequest, match=f"does not run {kind[:-9]}"):
+        ask(HELLO, tools=[{"name": kind[:-9], "type": kind}])
+    with pytest.raises(BadRequest, match=f"does not run {kind[:-9]}"):
+        ask(HELLO, tools=[{"type": kind}])
+    assert ask(HELLO, tools=[{"type": kind}, {"type": "new_20300101"}]).tools == ()
+
+
+def test_counting_knows_no_such_refusal():
+    tools = [{"name": "web_search", "type": "web_search_20250305"}]
+    assert read_count({"model": "m", "messages": [HELLO], "tools": tools}).tools == ()
 
 
 def test_counting_needs_no_limit_and_sees_the_same_prompt():

@@ -51,15 +51,17 @@ class AnthropicApi:
         answer: Callable[[HttpRequest, Conversation], Awaitable[Answer | StreamAnswer]],
     ) -> Answer | StreamAnswer:
         """What *answer* makes of the body; errors that clients match name the model they sent."""
-        with self.core.reading(request, DIALECT):
-            conversation = read(json.load_object(request.body))
+        model: str | None = None
         try:
+            with self.core.reading(request, DIALECT):
+                conversation = read(json.load_object(request.body))
+            model = conversation.model
             found = await answer(request, conversation)
         except Exception as exc:
             error = as_cortex_error(exc)
             if not isinstance(exc, CortexError) and error.code == "internal_error":
                 raise
-            return anthropic_answer(error, request.request_id, conversation.model)
+            found = anthropic_answer(error, request.request_id, model)
         headers = {"anthropic-version": _version(request)}
         return attrs.evolve(found, headers={**found.headers, **headers})
 

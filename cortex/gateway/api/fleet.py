@@ -11,6 +11,7 @@ import attrs
 from cortex import __version__
 from cortex.errors import Forbidden, ModelNotFound, clip
 from cortex.gateway import models_view
+from cortex.gateway.api.models import list_models, one_model
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.event_stream import EventStream
 from cortex.gateway.events import EventLog
@@ -60,6 +61,7 @@ class FleetApi:
             Route("GET", "/readyz", self.ready),
             Route("GET", "/version", self.version),
             Route("GET", "/v1/models", self.models),
+            Route("GET", "/v1/models/", self.models),
             Route("GET", "/v1/models/{id:path}", self.model),
             Route("GET", "/fleet", self.nodes),
             Route("GET", "/fleet/events", self.follow),
@@ -85,14 +87,10 @@ class FleetApi:
         return Answer(json.dumps({"version": __version__}))
 
     async def models(self, request: HttpRequest) -> Answer:
-        return Answer(json.dumps(models_view.models(self.names, self.fleet)))
+        return list_models(self.names, self.fleet, request)
 
     async def model(self, request: HttpRequest) -> Answer:
-        name = request.params["id"]
-        entry = models_view.model(self.names, self.fleet, name)
-        if entry is None:
-            raise ModelNotFound(f"the model '{clip(name)}' does not exist", param="model")
-        return Answer(json.dumps(entry))
+        return one_model(self.names, self.fleet, request)
 
     async def nodes(self, request: HttpRequest) -> Answer:
         _local_only(request)

@@ -6,6 +6,7 @@ import math
 from typing import Any, cast
 
 import attrs
+import trio
 
 from cortex.errors import UpstreamError
 from cortex.gateway.core import InferenceCore, Job
@@ -15,6 +16,8 @@ from cortex.wire import json
 from cortex.wire.converter import structure
 from cortex.wire.embeddings import BASE64, EmbeddingRequest, unpacked
 from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
+
+API_VERSION = "2020-10-01"  # OpenAI's own, which its clients show in reports
 
 
 @attrs.frozen(eq=False)
@@ -46,7 +49,7 @@ class OpenAiApi:
         if asked.encoding_format != BASE64:
             _unpack(answer)
         answer["model"] = asked.model
-        return Answer(json.dumps(answer))
+        return Answer(json.dumps(answer), headers=_headers(request, asked.model))
 
     async def _serve(
         self, request: HttpRequest, shape: type[ChatRequest] | type[CompletionRequest], dialect: str
@@ -58,16 +61,27 @@ class OpenAiApi:
             dialect, asked.model, request.path, _upstream_body(body, asked), bool(asked.stream)
         )
         if asked.stream:
-            return await self.core.stream(
+            found = await self.core.stream(
                 request,
                 job,
                 lambda model: PassThrough(
                     model=model, requested=asked.model, include_usage=asked.include_usage
                 ),
             )
+            return attrs.evolve(found, headers={**found.headers, **_headers(request, asked.model)})
         answer, _ = await self.core.unary(request, job)
         answer["model"] = asked.model
-        return Answer(json.dumps(answer))
+        return Answer(json.dumps(answer), headers=_headers(request, asked.model))
+
+
+def _headers(request: HttpRequest, model: str) -> dict[str, str]:
+    """What OpenAI's own answers tell beside their body. The time is that until now: of a stream,
+    until its first byte."""
+    spent = trio.current_time() - request.received_at
+    told = {"openai-version": API_VERSION, "openai-processing-ms": str(max(0, round(spent * 1000)))}
+    if model.isascii() and model.isprintable():
+        told["openai-model"] = model
+    return told
 
 
 def _unpack(answer: dict[str, Any]) -> None:

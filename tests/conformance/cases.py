@@ -1,0 +1,114 @@
+"""The conformance cases (`reference/api.md` 6, all groups but RS, which has its own file): how many
+there are in each group, which are tested in other folders, and which are left out and why."""
+
+from __future__ import annotations
+
+GROUPS = {
+    "CB": 31,
+    "CV": 43,
+    "CS": 22,
+    "CT": 21,
+    "CJ": 14,
+    "CP": 12,
+    "EM": 12,
+    "MD": 11,
+    "AB": 33,
+    "AT": 22,
+    "AS": 17,
+    "AC": 9,
+    "AE": 8,
+    "CE": 24,
+    "BAD": 50,
+}
+
+_CHAT = "tests/neuron/test_chat_conformance.py::"
+_STREAMS = "tests/neuron/test_chat_streams.py::"
+_OPENAI = "tests/gateway/test_api_openai.py::"
+_ANTHROPIC = "tests/gateway/test_api_anthropic.py::"
+_FRAMING = "tests/hostile/test_framing.py::"
+_RELAY = "tests/gateway/test_relay.py::"
+_BODIES = "tests/hostile/test_bodies.py::"
+
+# id -> the tests, where they are in other folders.
+ELSEWHERE = {
+    "AB13": _CHAT + "test_a_limit_beyond_the_context_is_cut_or_refused_as_asked",
+    "AS08": _RELAY + "test_silence_of_a_message_is_message_start_and_then_pings",
+    "AS10": _ANTHROPIC + "test_a_client_that_leaves_mid_stream_frees_the_neuron",
+    "BAD07": f"{_BODIES}test_a_body_over_the_cap_is_413 "
+    f"{_FRAMING}test_a_length_that_is_too_small_does_not_let_the_rest_be_a_request",
+    "BAD26": "tests/neuron/test_grammars.py::"
+    "test_compiling_too_long_is_refused_and_others_are_not_kept_waiting_for_ever",
+    "BAD33": _FRAMING + "test_what_cannot_be_framed_is_refused_and_nothing_after_it_is_read",
+    "BAD34": _FRAMING + "test_a_harmful_request_id_is_replaced",
+    "BAD36": _FRAMING + "test_a_client_that_waits_to_be_told_to_go_on_is_told",
+    "BAD37": _FRAMING + "test_pipelined_requests_are_answered_in_order",
+    "BAD38": f"{_OPENAI}test_a_client_that_leaves_mid_stream_frees_the_neuron "
+    f"{_OPENAI}test_a_client_that_leaves_in_prefill_frees_the_neuron "
+    f"{_OPENAI}test_a_client_that_leaves_the_queue_gives_its_place_up "
+    f"{_OPENAI}test_a_client_that_leaves_before_a_plain_answer_frees_the_neuron",
+    "BAD43": _CHAT + "test_a_second_long_prompt_is_cached_for_its_own_tenant_alone",
+    "BAD45": "tests/system/test_faults.py::"
+    "test_a_neuron_killed_mid_stream_is_an_error_event_and_no_finish "
+    "tests/neuron/test_device_fault.py::test_a_fault_under_load_leaves_no_request_without_an_answer",
+    "CB12": "tests/text/test_detokenizer.py::test_a_character_is_never_cut "
+    "tests/text/test_stop.py::test_cutting_the_text_makes_no_difference",
+    "CB13": _CHAT + "test_a_seed_fixes_the_answer",
+    "CB14": _STREAMS + "test_a_busy_batch_does_not_change_a_greedy_answer",
+    "CB15": _CHAT + "test_a_bias_forces_and_forbids_tokens",
+    "CB16": _CHAT + "test_a_bias_forces_and_forbids_tokens",
+    "CB17": _CHAT + "test_a_penalty_stops_repetition",
+    "CB28": _CHAT + "test_thinking_is_kept_apart_from_the_answer",
+    "CB30": _CHAT + "test_effort_none_does_not_think",
+    "CS12": "tests/system/test_streams.py::"
+    "test_a_client_that_leaves_mid_stream_frees_its_seat_within_a_second",
+    "CS14": "tests/system/test_streams.py::"
+    "test_a_client_that_stops_reading_blocks_neither_others_nor_the_shutdown",
+    "CS15": _RELAY + "test_silence_within_a_stream_is_filled_with_comments",
+    "CS17": _STREAMS + "test_a_stream_adds_up_to_the_whole_answer",
+    "CS20": "tests/system/test_streams.py::test_a_stop_drains_the_streams_that_run",
+    "CT14": "tests/neuron/test_structured_output.py::"
+    "test_a_strict_tool_is_held_to_its_schema_where_the_model_calls_it",
+    "CT18": "tests/text/tools/test_parser.py::"
+    "test_junk_never_fails_and_is_read_alike_wherever_it_is_cut",
+    "CV41": _OPENAI + "test_a_full_queue_is_429_with_a_hint",
+    "CV43": _OPENAI + "test_a_neuron_killed_within_a_stream_gives_an_error_event_and_no_end",
+    "EM11": "tests/neuron/test_embedding_conformance.py::"
+    "test_the_defaults_of_common_clients_are_taken",
+}
+
+_KEYS = "needs keys: tested with them"
+_SERVER = "of the server, not of a dialect: tested with it"
+_OTHER_CLIENT = "runs another project's code, which no test here downloads"
+_RESPONSES = "a Responses client: in the file of that dialect"
+
+# id -> why there is no test of that name.
+LEFT_OUT = {
+    "AB28": _KEYS,
+    "BAD30": "of the queue between keys: tested with it",
+    "BAD42": _KEYS,
+    "BAD44": _KEYS,
+    "CV32": _KEYS,
+    "CV33": _KEYS,
+    "CV34": _KEYS,
+    "BAD25": _SERVER,
+    "BAD31": _SERVER,
+    "BAD32": _SERVER,
+    "BAD39": _SERVER,
+    "BAD40": _SERVER,
+    "BAD41": _SERVER,
+    "BAD48": _SERVER,
+    "CE07": _SERVER,
+    "BAD47": "clock jumps, full disks and missing descriptors cannot be made in a test's process",
+    **{f"BAD{n}": "of images and files: not yet" for n in range(19, 25)},
+    "CB23": "of images: not yet",
+    "CB24": "no model of this engine sees yet",
+    "CS13": "decided otherwise: a FIN means that the client is gone",
+    "CE09": _RESPONSES,
+    "CE10": _RESPONSES,
+    "CE11": _RESPONSES,
+    "CE20": _OTHER_CLIENT,
+    "CE21": _OTHER_CLIENT,
+    "CE22": _OTHER_CLIENT,
+    "CE23": _OTHER_CLIENT,
+    "CE24": _OTHER_CLIENT,
+}
