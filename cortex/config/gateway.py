@@ -38,6 +38,8 @@ class EvictionSettings:
     strategy: str = attrs.field(default="lru", validator=values.one_of("lru", "priority"))
     keep_alive: Seconds = 1800.0  # idle time before a model is unloaded; 0 = at once, < 0 = never
     min_residency_seconds: Seconds = attrs.field(default=60.0, validator=values.at_least(0))
+    # A busy model is handed over to one that has been waited for this long.
+    max_wait_seconds: Seconds = attrs.field(default=30.0, validator=values.at_least(0))
     defrag_after_cycles: int = attrs.field(default=50, validator=values.at_least(0))  # 0 = never
 
 

@@ -33,10 +33,8 @@ TOKEN_LIMIT = 4096  # bytes of a token file
 GATEWAY_VARIABLES = frozenset({"CORTEX_NEURONS", "CORTEX_NEURON_TOKEN"})
 NEURON_VARIABLES = frozenset({"NEURON_DEFAULT_MODELS"})
 
-# Checked, so that files need not change later, but read by nothing yet: models are unloaded when
-# they are idle, none is evicted to make room for another.
-UNUSED_EVICTION = ("strategy", "min_residency_seconds", "defrag_after_cycles")
-UNUSED_MODEL = ("residency_priority",)
+# Checked, so that files need not change later, but read by nothing yet.
+UNUSED_EVICTION = ("defrag_after_cycles",)
 
 
 def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
@@ -101,8 +99,6 @@ def read_catalogue(path: Path) -> Catalogue:
     """The models and aliases in *path*."""
     table = read_toml(path)
     warnings = _translate(table, legacy.CATALOGUE, path)
-    for entry in table.get("models", ()):
-        warnings += _without_effect(entry, UNUSED_MODEL, path, "models[].")
     file = _structure(table, CatalogueFile, path, Overlay())
     return _checked(lambda: Catalogue(file.models, file.aliases, tuple(warnings)), str(path))
 

@@ -48,6 +48,7 @@ class NodeSnapshot:
     models: tuple[wire.Model, ...] = ()
     version: str | None = None
     polled_at: float | None = None  # of the last good poll, the fleet's clock
+    asked_at: float | None = None  # when that poll was asked
     error: str | None = None
 
     @property
@@ -139,6 +140,7 @@ class Fleet:
         self._removed: dict[str, NodeSnapshot] = {}  # as last seen, but unhealthy
         self._revision = Watch(0)
         self._configurations = Watch(0)
+        self._idle = Watch(0)
 
     # Which nodes there are
 
@@ -223,6 +225,7 @@ class Fleet:
             health=health,
             models=listed,
             polled_at=self._clock(),
+            asked_at=asked_at,
         )
         for key in [key for key in self._elsewhere if key[0] == name]:
             del self._elsewhere[key]
@@ -277,11 +280,16 @@ class Fleet:
             self._in_flight[key] -= 1
             if not self._in_flight[key]:
                 del self._in_flight[key]
+                self._idle.set(self._idle.value + 1)
             self._used(name, model_id)
 
     def in_flight(self, name: str, model_id: str) -> int:
         """Requests of this gateway under way there."""
         return self._in_flight.get((name, model_id), 0)
+
+    async def wait_idle(self) -> None:
+        """Return when the next replica has no request of this gateway left."""
+        await self._idle.wait_changed()
 
     def load_of(self, name: str, model_id: str) -> int:
         """Requests under way or queued there, ours as of now and others' as of the last poll."""

@@ -6,7 +6,6 @@ what a neuron's own configuration or another client put there is not the gateway
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import attrs
@@ -15,10 +14,8 @@ import trio
 from cortex.config.gateway import EvictionSettings
 from cortex.errors import CortexError
 from cortex.gateway.catalogue import ModelNames
-from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.loads import Loads
-from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
 from cortex.service import logs
 from cortex.wire import neuron as wire
@@ -45,11 +42,8 @@ class IdleUnloader:
     names: ModelNames
     fleet: Fleet
     loads: Loads
-    metrics: GatewayMetrics
-    unload: Callable[[str, str], Awaitable[None]]  # node and model
     eviction: EvictionSettings
     pins: Pins
-    events: EventLog | None = None
 
     async def run(self) -> NoReturn:
         """Look for idle models until cancelled."""
@@ -86,7 +80,7 @@ class IdleUnloader:
         resident = snapshot.model(model)
         if not snapshot.healthy or resident is None or resident.status != wire.LOADED:
             return False
-        if self.is_pinned(node, model):
+        if self.is_pinned(node, model) or not self.loads.owners.of(node).free(None):
             return False
         last_used = self.fleet.last_used(node, model)
         requests = self.fleet.load_of(node, model)
@@ -94,10 +88,6 @@ class IdleUnloader:
 
     async def _unload(self, node: str, model: str) -> None:
         try:
-            await self.unload(node, model)
+            await self.loads.unload(node, model, "idle")
         except CortexError as exc:
             log.warning("idle model was not unloaded", node=node, model=model, why=exc.message)
-        else:
-            self.metrics.eviction(model, node, "idle")
-            if self.events is not None:
-                self.events.publish("model_evicted", node=node, model=model, reason="idle")

@@ -1,69 +1,35 @@
-"""Cold loads: one at a time per model, owned by the gateway, failures remembered.
+"""Loads and unloads, as requests, operators and the idle unloader ask for them.
 
-A load does not belong to the request that happened to need it first: it goes on when every request
-has left. It lasts as long as its neuron is healthy and at work on it; how long anybody waits for it
-is the waiter's affair.
+A load does not belong to the request that happened to need it first: any number of requests share
+one, and once it has begun it goes on when all of them have left. How long anybody waits for it is
+the waiter's affair. Failures are remembered with a back-off, and their cause is told.
 """
 
 from __future__ import annotations
 
-import copy
-
 import attrs
 import trio
 
-from cortex.config.catalogue import CatalogueEntry
-from cortex.errors import (
-    Conflict,
-    CortexError,
-    LoadFailed,
-    NoFeasibleNode,
-    NoHealthyNode,
-    Unavailable,
-    UpstreamError,
-)
-from cortex.gateway.catalogue import Resolved
+from cortex.config.gateway import EvictionSettings
+from cortex.errors import CortexError, LoadFailed
+from cortex.gateway.catalogue import ModelNames, Resolved
 from cortex.gateway.control import NeuronControl
+from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
+from cortex.gateway.goals import Goal, LoadAttemptFailed
 from cortex.gateway.metrics import GatewayMetrics
-from cortex.gateway.placement import Placement, Reason, Refusal, infeasible, place
+from cortex.gateway.model_costs import ModelCosts
+from cortex.gateway.node_owner import NodeOwners
+from cortex.gateway.occupancy import Occupancy
+from cortex.gateway.pins import Pins
+from cortex.gateway.planner import Planner
 from cortex.gateway.poller import Poller
 from cortex.service import logs
-from cortex.service.single_flight import FlightFailed, SingleFlight
-from cortex.wire import neuron as wire
 
 FIRST_BACK_OFF = 5.0  # seconds until a failed load is tried again; doubles with each failure
 LONGEST_BACK_OFF = 300.0
-NO_NODE_RETRY = 5.0  # two polls and a bit
-NO_ROOM_RETRY = 10.0
 
 log = logs.get("gateway.loads")
-
-
-@attrs.frozen
-class _Goal:
-    """One load; ``node`` is None where placement decides."""
-
-    model: str
-    node: str | None
-
-
-@attrs.define(eq=False)
-class _Active:
-    """A load under way; ``node`` is None until it is placed."""
-
-    started_at: float
-    vram_mb: int | None
-    node: str | None = None
-
-
-@attrs.frozen
-class _Settling:
-    """A load that has ended, until a poll has seen what it took."""
-
-    node: str
-    vram_mb: int
-    ended_at: float
 
 
 @attrs.frozen
@@ -72,18 +38,12 @@ class _Failure:
     until: float  # trio's clock
     message: str
 
-
-class _Failed(Exception):
-    """A neuron was asked to load and did not; ``__cause__`` is what it said."""
-
-    def __init__(self, node: str, cause: CortexError) -> None:
-        super().__init__(node)
-        self.node = node
-        self.cause = cause
+    def retry_after(self) -> float:
+        return self.until - trio.current_time()
 
 
 class Loads:
-    """Owner of the loads under way and of the memory of those that failed."""
+    """What is wanted goes to the planner, what failed is remembered here."""
 
     def __init__(
         self,
@@ -92,35 +52,52 @@ class Loads:
         control: NeuronControl,
         poller: Poller,
         metrics: GatewayMetrics,
+        names: ModelNames,
+        rules: EvictionSettings,
+        *,
+        pins: Pins,
+        events: EventLog | None = None,
     ) -> None:
+        """Everything runs in *nursery*, which outlives every request. *rules* may be live: they are
+        read each time."""
         self._fleet = fleet
-        self._control = control
         self._poller = poller
         self._metrics = metrics
-        self._flights: SingleFlight[_Goal, str] = SingleFlight(nursery)
-        self._active: dict[_Goal, _Active] = {}
-        self._settling: list[_Settling] = []
+        self._events = events
         self._failures: dict[str, _Failure] = {}
-        self._loaded: set[tuple[str, str]] = set()  # (node, model) loaded by this gateway
+        self.owners = NodeOwners(fleet, control, poller)
+        costs = ModelCosts()
+
+        def occupancy() -> Occupancy:
+            return Occupancy(names.catalogue, fleet, costs, self.owners.of, pins)
+
+        self.occupancy = occupancy
+        self._planner = Planner(
+            nursery, fleet, control, self.owners, costs, occupancy, rules, self._evicted
+        )
+        self._planner.on_loaded = self._succeeded
+        self._planner.on_failed = self._remember
+        nursery.start_soon(self._planner.run, name="load planner")
+
+    # What is asked for
 
     async def ensure(self, resolved: Resolved) -> str:
         """Load the model where placement says; the name of the node that has it.
 
-        Joins a load under way. Unbounded: the caller brings its patience. Raises `LoadFailed` with
-        the cause (also when the last attempt is too recent for another), or why no node can be had.
+        Joins a load that is wanted already. Unbounded: the caller brings its patience. Raises
+        `LoadFailed` with the cause (also when the last attempt is too recent for another), or why
+        no node can be had.
         """
-        goal = _Goal(resolved.model, None)
         failure = self._failures.get(resolved.model)
-        if failure is not None and goal not in self._flights:
-            remaining = failure.until - trio.current_time()
-            if remaining > 0:
-                raise LoadFailed(failure.message, retry_after=remaining)
+        retry_after = failure.retry_after() if failure is not None else 0.0
+        if failure is not None and retry_after > 0 and self._planner.goal(resolved.model) is None:
+            raise LoadFailed(failure.message, retry_after=retry_after)
         try:
-            return await self._join(goal, resolved.entry)
-        except _Failed as failed:
+            return await self._planner.want(resolved.model, None, resolved.entry).outcome()
+        except LoadAttemptFailed as failed:
             failure = self._failures[resolved.model]
-            remaining = max(1.0, failure.until - trio.current_time())
-            raise LoadFailed(failure.message, retry_after=remaining) from failed.cause
+            retry_after = max(1.0, failure.retry_after())
+            raise LoadFailed(failure.message, retry_after=retry_after) from failed.cause
 
     async def load(self, resolved: Resolved, node: str | None) -> str:
         """An operator's load: as `ensure`, but on *node* if given, whatever failed before.
@@ -128,196 +105,76 @@ class Loads:
         Raises what the neuron said.
         """
         self._failures.pop(resolved.model, None)
+        goal = self._planner.want(resolved.model, node, resolved.entry)
+        goal.ordered = True
         try:
-            return await self._join(_Goal(resolved.model, node), resolved.entry)
-        except _Failed as failed:
-            raise copy.copy(failed.cause) from failed.cause
+            return await goal.outcome()
+        except LoadAttemptFailed as failed:
+            raise failed.own_cause() from failed.cause
+
+    async def unload(self, node: str, model_id: str, reason: str = "") -> None:
+        """Unload a replica once nothing else is under way on its devices; a load of it is called
+        off. A *reason* is counted as an eviction. Raises what the neuron said."""
+        owner = self.owners.of(node)
+        if self._planner.call_off(node, model_id):
+            await owner.unload(model_id)  # by which the neuron ends the load
+            return
+        model = self._fleet.node(node).model(model_id)
+        devices = frozenset(model.devices) if model is not None and model.devices else None
+        claim = await owner.claimed(devices)
+        try:
+            await owner.unload(model_id)
+        finally:
+            owner.release(claim, settle=False)
+        if reason:
+            self._evicted(node, model_id, reason)
+
+    def unloaded(self, node: str, model_id: str) -> None:
+        """The neuron was found not to have the model."""
+        self.owners.of(node).loaded_at.pop(model_id, None)
+
+    # What others may know
+
+    def handing_over(self, node: str, model_id: str) -> bool:
+        """Whether the replica is to leave for another model, and takes no new requests."""
+        return self.owners.of(node).closed(model_id)
 
     def under_way(self, model_id: str) -> tuple[str | None, float] | None:
-        """The node and the age in seconds of the oldest load of *model_id*, if there is one."""
-        found = [active for goal, active in self._active.items() if goal.model == model_id]
-        if not found:
+        """The node of the load of *model_id* that is wanted and for how many seconds it has been,
+        if there is one; no node as long as it waits for a place."""
+        goal = self._planner.goal(model_id)
+        if goal is None:
             return None
-        oldest = min(found, key=lambda active: active.started_at)
-        return oldest.node, trio.current_time() - oldest.started_at
+        return goal.at_work_on, trio.current_time() - goal.since
+
+    def waiting_for(self, model_id: str) -> str:
+        """What a wanted model waits for; empty when it is being loaded, or is not wanted."""
+        goal = self._planner.goal(model_id)
+        return goal.detail if goal is not None and goal.at_work_on is None else ""
 
     def loaded_by_us(self) -> frozenset[tuple[str, str]]:
         """Pairs of node and model that this gateway loaded, and so may unload when idle."""
-        return frozenset(self._loaded)
+        return self.owners.loaded()
 
-    def unloaded(self, node: str, model_id: str) -> None:
-        self._loaded.discard((node, model_id))
+    # What the planner tells
 
-    async def _join(self, goal: _Goal, entry: CatalogueEntry | None) -> str:
-        async def fly(goal: _Goal) -> str:
-            return await self._run(goal, entry)
+    def _succeeded(self, goal: Goal, node: str, seconds: float) -> None:
+        self._failures.pop(goal.model, None)
+        self._metrics.cold_start(goal.model, node)
+        self._metrics.load_seconds(goal.model, node, seconds)
 
-        try:
-            return await self._flights.run(goal, fly)
-        except FlightFailed as failed:
-            cause = failed.__cause__
-            if isinstance(cause, _Failed):
-                raise _Failed(cause.node, cause.cause) from cause.cause
-            if isinstance(cause, CortexError):
-                # Each waiter raises one of its own: a shared one would collect their tracebacks.
-                raise copy.copy(cause) from cause
-            raise
-
-    async def _run(self, goal: _Goal, entry: CatalogueEntry | None) -> str:
-        active = _Active(trio.current_time(), entry.vram_mb if entry else None)
-        self._active[goal] = active
-        failed: _Failed | None = None
-        tried: set[str] = set()
-        try:
-            while True:
-                placement = await self._placed(goal, entry, frozenset(tried), failed)
-                active.node = placement.node
-                try:
-                    await self._load_on(goal.model, entry, placement)
-                except CortexError as exc:
-                    failed = _Failed(placement.node, exc)
-                    self._remember(goal.model, placement.node, exc)
-                    if goal.node is not None or not _another_may_do(exc):
-                        raise failed from exc
-                    tried.add(placement.node)
-                else:
-                    self._failures.pop(goal.model, None)
-                    return placement.node
-        finally:
-            del self._active[goal]
-            if active.node is not None:
-                self._settle(active.node, active.vram_mb)
-
-    async def _placed(
-        self,
-        goal: _Goal,
-        entry: CatalogueEntry | None,
-        tried: frozenset[str],
-        failed: _Failed | None,
-    ) -> Placement:
-        if goal.node is not None:
-            return self._placed_on(goal.node, entry)
-        while True:
-            nodes = self._fleet.nodes()
-            promised = self._promised(goal)
-            decision = place(entry, nodes, promised_mb=promised, exclude=tried)
-            if isinstance(decision, Placement):
-                log.info("placed", model=goal.model, node=decision.node, free_mb=decision.free_mb)
-                return decision
-            if failed is not None:
-                raise failed from failed.cause
-            if decision.reason is not Reason.FULL or not promised:
-                raise _refused(goal.model, decision)
-            await self._fleet.wait_changed()  # a load elsewhere will end, and show what is left
-
-    def _placed_on(self, name: str, entry: CatalogueEntry | None) -> Placement:
-        node = self._fleet.node(name)
-        if not node.serving:
-            raise NoHealthyNode(f"neuron {name} is not reachable now", retry_after=NO_NODE_RETRY)
-        never = infeasible(entry, node)
-        if never is not None:
-            raise NoFeasibleNode(never)
-        decision = place(entry, (node,))
-        # Where the operator has decided, a lack of room is the neuron's to tell.
-        return decision if isinstance(decision, Placement) else Placement(name, None, None)
-
-    async def _load_on(
-        self, model_id: str, entry: CatalogueEntry | None, placement: Placement
-    ) -> None:
-        node, started_at = placement.node, trio.current_time()
-        answer = await self._while_healthy(node, _request(model_id, entry, placement))
-        seconds = trio.current_time() - started_at
-        self._loaded.add((node, model_id))
-        self._metrics.cold_start(model_id, node)
-        self._metrics.load_seconds(model_id, node, seconds)
-        log.info("loaded", model=model_id, node=node, seconds=round(seconds, 3))
-        model = answer.model or wire.Model(model_id, wire.LOADED, devices=placement.devices or ())
-        self._fleet.loaded(node, attrs.evolve(model, id=model_id, status=answer.status))
-        self._poller.probe_now(node)
-
-    async def _while_healthy(self, node: str, request: wire.LoadRequest) -> wire.LoadAnswer:
-        """The neuron's answer. `UpstreamError` when it goes away: its host may never tell us."""
-        spell = self._fleet.node(node).spell
-        answer: wire.LoadAnswer | None = None
-        error: CortexError | None = None
-        async with trio.open_nursery() as nursery:
-
-            async def ask() -> None:
-                nonlocal answer, error
-                try:
-                    answer = await self._control.load(node, request)
-                except CortexError as exc:
-                    error = exc
-                nursery.cancel_scope.cancel("the neuron has answered")
-
-            nursery.start_soon(ask, name=f"load {request.model_id} on {node}")
-            while self._fleet.node(node).healthy and self._fleet.node(node).spell == spell:
-                await self._fleet.wait_changed()
-            error = UpstreamError(f"neuron {node} went away while it was loading")
-            nursery.cancel_scope.cancel("the neuron went away")
-        if answer is not None:
-            return answer
-        assert error is not None  # the nursery ends by one of the two
-        raise error
-
-    def _remember(self, model_id: str, node: str, error: CortexError) -> None:
-        before = self._failures.get(model_id)
+    def _remember(self, goal: Goal, node: str, error: CortexError) -> None:
+        before = self._failures.get(goal.model)
         count = 1 if before is None else before.count + 1
         pause = min(FIRST_BACK_OFF * 2.0 ** (count - 1), LONGEST_BACK_OFF)
-        message = f"loading {model_id} on {node} failed: {error.message}"
-        self._failures[model_id] = _Failure(count, trio.current_time() + pause, message)
-        self._metrics.load_failed(model_id, node)
+        message = f"loading {goal.model} on {node} failed: {error.message}"
+        self._failures[goal.model] = _Failure(count, trio.current_time() + pause, message)
+        self._metrics.load_failed(goal.model, node)
         self._poller.probe_now(node)
-        log.error("load failed", exc=error, model=model_id, node=node, retry_in=pause)
+        log.error("load failed", exc=error, model=goal.model, node=node, retry_in=pause)
 
-    def _settle(self, node: str, vram_mb: int | None) -> None:
-        if vram_mb is not None:
-            self._settling.append(_Settling(node, vram_mb, trio.current_time()))
-
-    def _promised(self, goal: _Goal) -> dict[str, int]:
-        """MiB per node that other loads take or took which no poll has seen yet."""
-        self._settling = [
-            each
-            for each in self._settling
-            if (self._fleet.node(each.node).polled_at or 0.0) <= each.ended_at
-        ]
-        promised: dict[str, int] = {}
-        for each in self._settling:
-            promised[each.node] = promised.get(each.node, 0) + each.vram_mb
-        for other, active in self._active.items():
-            if other != goal and active.node is not None:
-                promised[active.node] = promised.get(active.node, 0) + (active.vram_mb or 0)
-        return promised
-
-
-def _request(model_id: str, entry: CatalogueEntry | None, placement: Placement) -> wire.LoadRequest:
-    if entry is None:
-        return wire.LoadRequest(model_id, devices=placement.devices)
-    return wire.LoadRequest(
-        model_id,
-        source=entry.source,
-        harness=entry.harness,
-        quant=entry.quant,
-        context=entry.context,
-        devices=placement.devices,
-        tensor_parallel=entry.tensor_parallel,
-        tool_format=entry.tool_format,
-    )
-
-
-def _another_may_do(error: CortexError) -> bool:
-    """Whether the failure may be the node's own (no room, gone) and not the model's."""
-    return isinstance(error, Unavailable | UpstreamError | Conflict)
-
-
-def _refused(model_id: str, refusal: Refusal) -> CortexError:
-    if refusal.reason is Reason.NOWHERE:
-        return NoFeasibleNode(f"{model_id} fits no neuron of this fleet: {refusal.detail}")
-    if refusal.reason is Reason.UNHEALTHY:
-        return NoHealthyNode(
-            f"no neuron that could load {model_id} is in service: {refusal.detail}",
-            retry_after=NO_NODE_RETRY,
-        )
-    return Unavailable(
-        f"no neuron has room for {model_id} now: {refusal.detail}", retry_after=NO_ROOM_RETRY
-    )
+    def _evicted(self, node: str, model_id: str, reason: str, **more: object) -> None:
+        self._metrics.eviction(model_id, node, reason)
+        if self._events is not None:
+            self._events.publish("model_evicted", node=node, model=model_id, reason=reason, **more)
+        log.info("evicted", node=node, model=model_id, reason=reason, **more)

@@ -1,39 +1,95 @@
-"""Where a model could be loaded. Pure: values in, a decision with its reason out.
+"""Where a model could be loaded, and at whose expense. Pure: values in, a decision with its reason
+out.
 
-A node is feasible when its devices could ever hold the model: enough of them, each above the
-catalogue's floor, on a node the model may run on. Among feasible, healthy nodes those come first
-whose free memory is known to suffice, then those of which it is not known; then the one with most
-free memory, then the name. A measurement that is missing is not zero: it neither rules a node out
-nor puts it before one that was measured.
+A node is feasible when one of its devices could ever hold the model: large enough, on a node the
+model may run on. Among feasible, healthy nodes those come first whose free memory is known to
+suffice (of those where loading takes about as short a time as anywhere, the one with most of it),
+then those of which it is not known, then those where it would suffice if idle models left. If only
+a busy model, or one that has just been loaded, could make room, its turn comes after a bounded
+wait. A measurement that is missing is not zero: it neither rules a node out nor puts it before one
+that was measured.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
 from cortex.config.catalogue import CatalogueEntry
+from cortex.config.gateway import EvictionSettings
+from cortex.gateway.eviction import (
+    DEFAULT_RANK,
+    Resident,
+    displaceable,
+    free_from,
+    hand_over_from,
+    loss,
+    victims,
+    worth,
+)
 from cortex.gateway.fleet import NodeSnapshot
 from cortex.wire import neuron as wire
 
 SUPPORTED_WIDTH = 1  # devices one model is spread over; more comes with tensor parallelism
+AS_FAST = 2.0  # loading times within this factor are as good as each other
+
+
+@attrs.frozen
+class Demand:
+    """A model somebody waits for, since ``since``. ``mb`` is None where its size is not known."""
+
+    entry: CatalogueEntry | None
+    mb: int | None
+    now: float
+    since: float
+    rank: int = DEFAULT_RANK
+
+
+@attrs.frozen
+class Site:
+    """A node as placement sees it.
+
+    ``taken`` are devices on which another load or unload is under way, ``promised_mb`` what models
+    will take of a device that its measurement does not show yet. ``stale`` means that a model has
+    come or left since memory was measured. ``seconds`` is how long loading the model would take
+    there; None when nothing is known of that.
+    """
+
+    node: NodeSnapshot
+    residents: tuple[Resident, ...] = ()
+    taken: frozenset[int] = frozenset()
+    promised_mb: Mapping[int, int] = attrs.field(factory=dict)
+    stale: bool = False
+    seconds: float | None = None
 
 
 @attrs.frozen
 class Placement:
-    """Load it on ``node``, on ``devices`` (None leaves the choice to the neuron)."""
+    """Load it on ``node``, on ``devices`` (None leaves the choice to the neuron), once ``victims``
+    have left. With ``hand_over`` some of them are busy, and are let finish first."""
 
     node: str
     devices: tuple[int, ...] | None
-    free_mb: int | None  # on these devices together
+    free_mb: int | None  # on these devices, before anybody leaves
+    victims: tuple[str, ...] = ()
+    hand_over: bool = False
+
+
+@attrs.frozen
+class Hold:
+    """Not now, but later: at ``until`` at the latest, if nothing happens before."""
+
+    until: float
+    detail: str
 
 
 class Reason(enum.Enum):
     NOWHERE = "nowhere"  # no node could ever hold it
     UNHEALTHY = "unhealthy"  # nodes that could hold it are not reachable now
-    FULL = "full"  # nodes that could hold it have no room now
+    FULL = "full"  # nodes that could hold it have no room, and nobody there may leave
 
 
 @attrs.frozen
@@ -52,6 +108,14 @@ class _Room:
     ok: bool
 
 
+@attrs.frozen
+class _Option:
+    """A placement and its rank among others, the least being best."""
+
+    rank: tuple[float, ...]
+    placement: Placement
+
+
 def width(entry: CatalogueEntry | None) -> int:
     """How many devices the model is spread over."""
     if entry is None:
@@ -59,24 +123,30 @@ def width(entry: CatalogueEntry | None) -> int:
     return entry.tensor_parallel or entry.min_devices
 
 
-def infeasible(entry: CatalogueEntry | None, node: NodeSnapshot) -> str | None:
-    """Why *node* could never hold the model, None when it could or is not known well enough."""
-    if entry is None:
-        return None
-    if entry.pinned_on and node.name not in entry.pinned_on:
+def infeasible(
+    entry: CatalogueEntry | None, node: NodeSnapshot, mb: int | None = None
+) -> str | None:
+    """Why *node* could never hold the model, None when it could or is not known well enough.
+
+    *mb* is what is known of its size, if that is more than the catalogue says.
+    """
+    if not node.lifecycle:
+        return f"{node.name}: loads nothing on request"
+    if entry is not None and entry.pinned_on and node.name not in entry.pinned_on:
         return f"{node.name}: the model is pinned on {', '.join(entry.pinned_on)}"
     if width(entry) > SUPPORTED_WIDTH:
         return f"{node.name}: tensor parallelism over {width(entry)} devices is not supported"
     if node.discovery is None:
         return None
-    able = [device for device in node.discovery.devices if _could_hold(entry, device)]
-    needed = max(width(entry), entry.min_devices)
-    if len(able) >= needed:
+    floor = _floor(entry, mb)
+    needed = max(width(entry), entry.min_devices if entry is not None else 1)
+    totals = [device.vram_total_mb for device in node.discovery.devices]
+    able = sum(total is None or total >= floor for total in totals)
+    if able >= needed:
         return None
-    floor = max(entry.min_device_vram_mb or 0, _share(entry) or 0)
-    roomiest = max((device.vram_total_mb or 0 for device in node.discovery.devices), default=0)
+    roomiest = max((total or 0 for total in totals), default=0)
     return (
-        f"{node.name}: {len(able)} of its devices have {floor} MiB, {needed} needed; "
+        f"{node.name}: {able} of its devices have {floor} MiB, {needed} needed; "
         f"the largest has {roomiest} MiB"
     )
 
@@ -91,90 +161,156 @@ def feasible_on(entry: CatalogueEntry | None, nodes: Iterable[NodeSnapshot]) -> 
 
 
 def place(
-    entry: CatalogueEntry | None,
-    nodes: Sequence[NodeSnapshot],
+    demand: Demand,
+    sites: Sequence[Site],
+    rules: EvictionSettings,
     *,
-    promised_mb: Mapping[str, int] | None = None,
     exclude: frozenset[str] = frozenset(),
-) -> Placement | Refusal:
-    """The best node for *entry* (None: a model of which nothing is known), or why there is none.
+) -> Placement | Hold | Refusal:
+    """The best place for what is demanded, until when to wait for one, or why there is none.
 
-    *promised_mb* is what loads under way on a node will still take of its free memory. Nodes in
-    *exclude* are passed over as if they had no room.
+    Nodes in *exclude* are passed over as if they had no room.
     """
-    reasons = {node.name: infeasible(entry, node) for node in nodes}
-    feasible = [node for node in nodes if reasons[node.name] is None]
+    reasons = {site.node.name: infeasible(demand.entry, site.node, demand.mb) for site in sites}
+    feasible = [site for site in sites if reasons[site.node.name] is None]
     if not feasible:
         told = "; ".join(reason for reason in reasons.values() if reason)
         return Refusal(Reason.NOWHERE, told or "no neuron is configured")
-    reachable = [node for node in feasible if node.serving and node.discovery is not None]
+    reachable = [site for site in feasible if site.node.serving and site.node.discovery is not None]
     if not reachable:
-        names = ", ".join(node.name for node in feasible)
+        names = ", ".join(site.node.name for site in feasible)
         return Refusal(Reason.UNHEALTHY, f"not reachable now: {names}")
-    ranked: list[tuple[tuple[bool, int, str], Placement]] = []
+    options: list[_Option] = []
+    holds: list[Hold] = []
     full: list[str] = []
-    for node in reachable:
-        if node.name in exclude:
-            full.append(f"{node.name}: tried already")
+    for site in reachable:
+        if site.node.name in exclude:
+            full.append(f"{site.node.name}: tried already")
             continue
-        found = _on_node(entry, node, (promised_mb or {}).get(node.name, 0))
-        if isinstance(found, str):
-            full.append(found)
-            continue
-        known = found.free_mb is not None
-        ranked.append(((not known, -(found.free_mb or 0), node.name), found))
-    if not ranked:
-        return Refusal(Reason.FULL, "; ".join(full))
-    return min(ranked, key=lambda item: item[0])[1]
+        for found in _on_site(demand, site, rules):
+            if isinstance(found, str):
+                full.append(found)
+            elif isinstance(found, Hold):
+                holds.append(found)
+            else:
+                options.append(found)
+    if options:
+        return _best(options)
+    if holds:
+        return min(holds, key=lambda hold: hold.until)
+    return Refusal(Reason.FULL, "; ".join(full))
 
 
-def _share(entry: CatalogueEntry) -> int | None:
-    """MiB the model takes on each of its devices."""
-    return None if entry.vram_mb is None else -(-entry.vram_mb // width(entry))
+def _best(options: list[_Option]) -> Placement:
+    """Of those that are free, the freest where loading is about as fast as anywhere."""
+    tier = min(option.rank[0] for option in options)
+    best = [option for option in options if option.rank[0] == tier]
+    if tier == _FREE:
+        fastest = min(option.rank[1] for option in best)
+        best = [option for option in best if option.rank[1] <= fastest * AS_FAST]
+        return min(best, key=lambda o: (o.rank[2:], o.placement.node)).placement
+    return min(best, key=lambda o: (o.rank[1:], o.placement.node)).placement
 
 
-def _could_hold(entry: CatalogueEntry, device: wire.Device) -> bool:
-    if device.vram_total_mb is None:
-        return True
-    floor = max(entry.min_device_vram_mb or 0, _share(entry) or 0)
-    return device.vram_total_mb >= floor
+_FREE, _UNMEASURED, _BY_EVICTION, _BY_HAND_OVER = 0.0, 1.0, 2.0, 3.0
 
 
-def _on_node(entry: CatalogueEntry | None, node: NodeSnapshot, promised_mb: int) -> Placement | str:
-    """The freest devices of *node*, or what it lacks."""
+def _on_site(demand: Demand, site: Site, rules: EvictionSettings) -> Iterator[_Option | Hold | str]:
+    """For each device of *site*: how the model could come to be there, or what is in the way."""
+    node, floor = site.node, _floor(demand.entry, demand.mb)
     rooms = [
-        attrs.evolve(room, free_mb=max(0, room.free_mb - promised_mb))
-        if room.free_mb is not None
-        else room
-        for room in _rooms(node)
-        if room.ok and (entry is None or _could_hold(entry, _as_device(room)))
+        room
+        for room in _rooms(node, site.promised_mb)
+        if room.ok and (room.total_mb is None or room.total_mb >= floor)
     ]
-    count = width(entry)
-    if len(rooms) < count:
-        return f"{node.name}: {len(rooms)} of {count} devices are in working order"
-    rooms.sort(key=lambda room: (room.free_mb is None, -(room.free_mb or 0), room.index))
-    chosen = rooms[:count]
-    measured = [room.free_mb for room in chosen if room.free_mb is not None]
-    share = None if entry is None else _share(entry)
-    if share is not None and measured and min(measured) < share:
-        unmeasured = [room for room in rooms if room.free_mb is None]
-        if len(unmeasured) < count:
-            return f"{node.name}: {share} MiB needed, {min(measured)} MiB free"
-        chosen, measured = unmeasured[:count], []
-    free = sum(measured) if len(measured) == count else None
-    return Placement(node.name, tuple(room.index for room in chosen), free)
+    if not rooms:
+        yield f"{node.name}: none of the devices that are large enough is in working order"
+    seconds = site.seconds if site.seconds is not None else 0.0
+    for room in rooms:
+        index, free = room.index, room.free_mb
+        if index in site.taken:
+            yield Hold(math.inf, f"{node.name}: another model is being loaded or unloaded")
+        elif free is None:
+            placement = Placement(node.name, (index,), None)
+            yield _Option((_UNMEASURED, seconds, index), placement)
+        elif demand.mb is None or free >= demand.mb:
+            placement = Placement(node.name, (index,), free)
+            yield _Option((_FREE, seconds, -free, index), placement)
+        elif site.stale:
+            yield Hold(math.inf, f"{node.name}: memory is being measured")
+        else:
+            yield _by_eviction(demand, site, room, demand.mb - free, rules)
 
 
-def _as_device(room: _Room) -> wire.Device:
-    return wire.Device(room.index, "", vram_total_mb=room.total_mb)
+def _by_eviction(
+    demand: Demand, site: Site, room: _Room, shortage_mb: int, rules: EvictionSettings
+) -> _Option | Hold | str:
+    """Room on one device by having others leave: now, by a hand-over, or later."""
+    name, now = site.node.name, demand.now
+    there = [
+        each
+        for each in site.residents
+        if room.index in each.devices
+        and not each.devices & site.taken
+        and displaceable(each, demand.rank, rules)
+    ]
+    ready = [each for each in there if free_from(each, rules) <= now]
+    chosen = victims(ready, shortage_mb, now, rules)
+    if chosen is not None:
+        return _evicting(_BY_EVICTION, chosen, site, room, now, rules)
+    due = [each for each in there if hand_over_from(each, demand.since, rules) <= now]
+    chosen = victims([*{*ready, *due}], shortage_mb, now, rules)
+    if chosen is not None:
+        return _evicting(_BY_HAND_OVER, chosen, site, room, now, rules)
+    chosen = victims(there, shortage_mb, now, rules)
+    if chosen is None:
+        needed, free = demand.mb, room.free_mb
+        return f"{name}: {needed} MiB needed, {free} MiB free"
+    until = max(_earliest(each, demand.since, rules) for each in chosen)
+    return Hold(until, f"{name}: in use: {', '.join(each.model for each in chosen)}")
 
 
-def _rooms(node: NodeSnapshot) -> list[_Room]:
+def _evicting(
+    tier: float,
+    chosen: tuple[Resident, ...],
+    site: Site,
+    room: _Room,
+    now: float,
+    rules: EvictionSettings,
+) -> _Option:
+    requests = float(sum(each.requests for each in chosen))
+    rank = max(worth(each, now, rules)[1] for each in chosen)
+    cost = (site.seconds or 0.0) + sum(loss(each, now) for each in chosen)
+    placement = Placement(
+        site.node.name,
+        (room.index,),
+        room.free_mb,
+        tuple(each.model for each in chosen),
+        hand_over=tier == _BY_HAND_OVER,
+    )
+    return _Option((tier, requests, rank, cost, len(chosen), room.index), placement)
+
+
+def _earliest(resident: Resident, since: float, rules: EvictionSettings) -> float:
+    return min(free_from(resident, rules), hand_over_from(resident, since, rules))
+
+
+def _floor(entry: CatalogueEntry | None, mb: int | None) -> int:
+    """MiB a device must have."""
+    declared = (entry.vram_mb or 0, entry.min_device_vram_mb or 0) if entry is not None else ()
+    return max(*declared, mb or 0) if declared else mb or 0
+
+
+def _rooms(node: NodeSnapshot, promised_mb: Mapping[int, int]) -> list[_Room]:
     devices = node.discovery.devices if node.discovery is not None else ()
-    measured = {} if node.health is None else {each.index: each for each in node.health.devices}
+    measured: dict[int, wire.DeviceHealth] = {}
+    if node.health is not None:
+        measured = {each.index: each for each in node.health.devices}
     rooms = []
     for device in devices:
         state = measured.get(device.index)
         free = None if state is None else state.vram_free_mb
+        if free is not None:
+            free = max(0, free - promised_mb.get(device.index, 0))
         rooms.append(_Room(device.index, device.vram_total_mb, free, state is None or state.ok))
     return rooms

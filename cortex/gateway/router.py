@@ -2,8 +2,9 @@
 
 Loaded and servable replicas come first: the one where the request's session was served, within
 bounds, else the least busy (`affinity`). A replica that recovers, loads or unloads is waited for
-rather than doubled. Only then is the model loaded, once for all who ask. Every wait ends after
-``load_wait_seconds``; whoever is cancelled in one leaves nothing behind, and the load goes on.
+rather than doubled; one that is handed over to another model takes no new requests. Only then is
+the model loaded, once for all who ask. Every wait ends after ``load_wait_seconds``; whoever is
+cancelled in one leaves nothing behind, and the load goes on.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from cortex.gateway.endpoints import reachable
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet, Replica
 from cortex.gateway.idle import IdleUnloader
-from cortex.gateway.loads import NO_NODE_RETRY, Loads
+from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
+from cortex.gateway.planner import NO_NODE_RETRY
 from cortex.gateway.poller import Poller
 from cortex.service import logs
 from cortex.wire import neuron as wire
 
 IMPAIRED_RETRY = 10.0
 LOADING_RETRY = (2.0, 60.0)  # seconds: what a client is told lies between
-UNLOAD_SECONDS = 120.0  # a neuron's own drain is shorter
 
 log = logs.get("gateway.router")
 
@@ -94,17 +95,11 @@ class Router:
         self._fleet = fleet
         self._control = control
         self._poller = poller
-        self._loads = Loads(nursery, fleet, control, poller, metrics)
-        self._idle = IdleUnloader(
-            names,
-            fleet,
-            self._loads,
-            metrics,
-            self.unload_replica,
-            eviction,
-            Pins() if pins is None else pins,
-            events,
+        pins = Pins() if pins is None else pins
+        self._loads = Loads(
+            nursery, fleet, control, poller, metrics, names, eviction, pins=pins, events=events
         )
+        self._idle = IdleUnloader(names, fleet, self._loads, eviction, pins)
         self._sessions = SessionMap()
         self._settings = settings  # may be live: never keep a value
 
@@ -232,26 +227,8 @@ class Router:
         if not nodes:
             raise ModelNotFound(f"{model} is loaded on no neuron in service")
         for each in nodes:
-            await self.unload_replica(each, model)
+            await self._loads.unload(each, model)
         return nodes
-
-    async def unload_replica(self, node: str, model: str) -> None:
-        """Unload one replica; the neuron lets its requests finish first."""
-        self._fleet.unloading(node, model)  # no new lease from here on
-        try:
-            with trio.fail_after(UNLOAD_SECONDS):
-                await self._control.unload(node, model)
-        except ModelNotFound:
-            pass  # which was the goal
-        except trio.TooSlowError:
-            raise UpstreamError(
-                f"neuron {node} did not unload {model} within {UNLOAD_SECONDS:g} s"
-            ) from None
-        finally:
-            self._poller.probe_now(node)
-        self._fleet.gone(node, model)
-        self._loads.unloaded(node, model)
-        log.info("unloaded", model=model, node=node)
 
     async def unload_idle(self) -> NoReturn:
         """Unload what this gateway loaded and nobody has used for its keep-alive; for ever."""
@@ -263,7 +240,12 @@ class Router:
         self, resolved: Resolved, exclude: frozenset[str], affinity: str | None
     ) -> Replica | Wait | Load:
         replicas = self._fleet.replicas(resolved.model)
-        there = [replica for replica in replicas if replica.node.serving]
+        there = [
+            replica
+            for replica in replicas
+            if replica.node.serving
+            and not self._loads.handing_over(replica.node.name, resolved.model)
+        ]
         ready = [replica for replica in there if replica.servable]
         usable = [replica for replica in ready if replica.node.name not in exclude]
         if usable:

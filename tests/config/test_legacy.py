@@ -55,7 +55,6 @@ def test_the_originals_gateway_file_loads(write):
     assert [w.removeprefix(f"{path}: ").split(" ")[0] for w in config.warnings] == [
         "entitlements",
         "upstream",
-        "eviction.strategy",
         "eviction.defrag_after_cycles",
     ]
     assert "NOT authenticated" in config.warnings[0]
@@ -84,8 +83,8 @@ def test_the_originals_catalogue_loads_and_tells_what_has_no_effect(write):
         )
     )
     assert catalogue.models["Qwen/Qwen3-8B"].harness == "torch"
-    (warning,) = catalogue.warnings
-    assert "residency_priority has no effect" in warning
+    assert catalogue.models["Qwen/Qwen3-8B"].residency_priority == 1000
+    assert catalogue.warnings == ()
 
 
 def test_the_originals_neuron_file_loads(write, tmp_path):

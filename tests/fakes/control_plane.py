@@ -51,6 +51,7 @@ async def control_plane(
     models: tuple[CatalogueEntry, ...] = (),
     aliases: dict[str, str] | None = None,
     keep_alive: float = -1.0,
+    eviction: EvictionSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[ControlPlane]:
     """Router, loads and poller over *neurons*; those with a port of 0 are started first."""
@@ -74,7 +75,7 @@ async def control_plane(
                 poller,
                 metrics,
                 GatewaySettings(**settings),
-                EvictionSettings(keep_alive=keep_alive),
+                eviction or EvictionSettings(keep_alive=keep_alive),
                 inner,
                 pins,
             )

@@ -88,6 +88,7 @@ class FakeNeuron:
     )
     free_mb: dict[int, int | None] = attrs.field(factory=lambda: {0: 20_000})
     models: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    sizes: dict[str, int] = attrs.field(factory=dict)  # MiB of device 0 that models take
     health_status: str = "ok"
     activation: dict[str, Any] = attrs.field(factory=dict)
     model_loads: list[dict[str, Any]] = attrs.field(factory=list)
@@ -108,7 +109,9 @@ class FakeNeuron:
         return f"http://127.0.0.1:{self.port}"
 
     def hold(self, model_id: str, status: str = "loaded", **more: Any) -> dict[str, Any]:
-        """Have the model, in that status."""
+        """Have the model, in that status, and its memory taken."""
+        if model_id not in self.models:
+            self._take(self.sizes.get(model_id, 0))
         self.models[model_id] = {"id": model_id, "status": status, "devices": [0], **more}
         return self.models[model_id]
 
@@ -240,13 +243,19 @@ class FakeNeuron:
         if self.load_reply is not None:
             self.models.pop(model_id, None)
             return self.load_reply
-        model = self.hold(model_id, source=asked.json.get("source"))
+        taken = {"vram_used_mb": self.sizes[model_id]} if model_id in self.sizes else {}
+        model = self.hold(model_id, source=asked.json.get("source"), **taken)
         return json_reply({"status": "loaded", "model": model})
 
     async def _unload(self, asked: Asked) -> Reply:
         if self.models.pop(asked.json["model_id"], None) is None:
             return error_reply(404, "model_not_found", "not loaded")
+        self._take(-self.sizes.get(asked.json["model_id"], 0))
         return json_reply({"status": "unloaded"})
+
+    def _take(self, mb: int) -> None:
+        free = self.free_mb.get(0)
+        self.free_mb[0] = free if free is None else free - mb
 
     async def _tokenize(self, asked: Asked) -> Reply:
         return json_reply({"count": len(str(asked.json).split())})

@@ -5,9 +5,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.config.catalogue import CatalogueEntry
+from cortex.config.gateway import EvictionSettings
+from cortex.gateway.eviction import Resident
 from cortex.gateway.fleet import NodeSnapshot
-from cortex.gateway.placement import Placement, Reason, Refusal, feasible_on, place
+from cortex.gateway.placement import (
+    Demand,
+    Hold,
+    Placement,
+    Reason,
+    Refusal,
+    Site,
+    feasible_on,
+)
+from cortex.gateway.placement import place as place_demand
 from cortex.wire import neuron as wire
+
+NOW = 1000.0
+RULES = EvictionSettings(min_residency_seconds=60, max_wait_seconds=30)
 
 
 def node(name: str, *devices: tuple[int | None, int | None], healthy: bool = True) -> NodeSnapshot:
@@ -31,6 +45,20 @@ def node(name: str, *devices: tuple[int | None, int | None], healthy: bool = Tru
 
 def entry(**fields) -> CatalogueEntry:
     return CatalogueEntry("m", **fields)
+
+
+def place(model, nodes, *, promised_mb=None, exclude=frozenset(), seconds=None):
+    """Placement among nodes that hold nothing."""
+    sites = [
+        Site(
+            each,
+            promised_mb=dict.fromkeys(range(4), (promised_mb or {}).get(each.name, 0)),
+            seconds=(seconds or {}).get(each.name),
+        )
+        for each in nodes
+    ]
+    demand = Demand(model, model.vram_mb if model else None, now=NOW, since=NOW)
+    return place_demand(demand, sites, RULES, exclude=exclude)
 
 
 def test_of_nodes_with_room_the_one_with_most_free_memory_is_taken():
@@ -150,6 +178,93 @@ def test_excluded_and_draining_nodes_are_passed_over():
 def test_feasible_on_names_known_nodes_only():
     nodes = [node("a", (24, 0), healthy=False), node("b", (4, 4)), NodeSnapshot("c", "http://c:1")]
     assert feasible_on(entry(vram_mb=8), nodes) == ("a",)
+
+
+# How fast
+
+
+def test_a_node_that_loads_much_faster_comes_before_a_freer_one():
+    nodes = [node("slow", (80, 70)), node("fast", (24, 20))]
+    assert place(entry(vram_mb=8), nodes, seconds={"slow": 50, "fast": 10}).node == "fast"
+    assert place(entry(vram_mb=8), nodes, seconds={"slow": 15, "fast": 10}).node == "slow"
+
+
+# At whose expense
+
+
+def resident(model: str, mb: int | None, device: int = 0, **fields) -> Resident:
+    """A model that was last used 500 s ago, unless said otherwise."""
+    given = {"last_used": NOW - 500, "reload_seconds": 5.0, **fields}
+    return Resident(model, frozenset({device}), mb, **given)
+
+
+def contest(*sites: Site, waited: float = 0, mb: int = 8, rank: int = 100, rules=RULES):
+    demand = Demand(entry(vram_mb=mb), mb, now=NOW, since=NOW - waited, rank=rank)
+    return place_demand(demand, sites, rules)
+
+
+def test_an_idle_model_makes_room_only_where_there_is_none():
+    full = Site(node("a", (24, 2)), (resident("old", 20),))
+    assert contest(full) == Placement("a", (0,), 2, ("old",))
+    assert contest(full, Site(node("b", (24, 9)))) == Placement("b", (0,), 9)
+
+
+def test_over_the_whole_fleet_the_least_missed_leaves():
+    sites = [
+        Site(node("a", (24, 2)), (resident("recent", 20, last_used=NOW - 100),)),
+        Site(node("b", (24, 2)), (resident("old", 20, last_used=NOW - 900),)),
+    ]
+    assert contest(*sites).victims == ("old",)
+    spare = attrs.evolve(sites[0].residents[0], spare=True)  # another node serves it too
+    assert contest(attrs.evolve(sites[0], residents=(spare,)), sites[1]).victims == ("recent",)
+
+
+def test_nobody_leaves_a_device_where_that_would_not_help():
+    two = node("a", (24, 2), (24, 2))
+    here, there = resident("here", 3), resident("there", 20, device=1)
+    assert contest(Site(two, (here, there))) == Placement("a", (1,), 2, ("there",))
+
+
+def test_busy_and_fresh_models_stay_until_the_bounded_wait_has_passed():
+    busy = Site(node("a", (24, 2)), (resident("busy", 20, requests=2, loaded_at=0),))
+    assert contest(busy, waited=10) == Hold(NOW + 20, "a: in use: busy")
+    assert contest(busy, waited=30) == Placement("a", (0,), 2, ("busy",), hand_over=True)
+    fresh = Site(node("a", (24, 2)), (resident("fresh", 20, loaded_at=NOW - 40),))
+    assert contest(fresh, waited=0) == Hold(NOW + 20, "a: in use: fresh")
+    assert contest(fresh, waited=30).hand_over
+
+
+def test_a_model_has_some_residency_however_long_others_wait():
+    fresh = Site(node("a", (24, 2)), (resident("fresh", 20, loaded_at=NOW - 5),))
+    assert contest(fresh, waited=500) == Hold(NOW + 25, "a: in use: fresh")
+
+
+def test_who_is_back_within_the_time_a_load_takes_is_not_evicted():
+    site = Site(node("a", (24, 2)), (resident("m", 20, last_used=NOW - 4, reload_seconds=10),))
+    assert contest(site) == Hold(NOW + 6, "a: in use: m")
+    assert contest(attrs.evolve(site, residents=(resident("m", 20, last_used=NOW - 11),)))
+
+
+def test_held_models_never_leave():
+    site = Site(node("a", (24, 2)), (resident("pinned", 20, held=True),))
+    decision = contest(site, waited=10_000)
+    assert isinstance(decision, Refusal)
+    assert decision.reason is Reason.FULL
+
+
+def test_ranks_count_with_the_strategy_that_says_so():
+    high = Site(node("a", (24, 2)), (resident("high", 20, rank=200),))
+    assert contest(high).victims == ("high",)
+    priority = attrs.evolve(RULES, strategy="priority")
+    assert isinstance(contest(high, waited=10_000, rules=priority), Refusal)
+    assert contest(high, rank=200, rules=priority).victims == ("high",)  # equals may
+
+
+def test_a_device_somebody_is_at_work_on_is_waited_for():
+    site = Site(node("a", (24, 20)), taken=frozenset({0}))
+    decision = contest(site)
+    assert isinstance(decision, Hold)
+    assert "another model" in decision.detail
 
 
 _memory = st.none() | st.integers(0, 40)

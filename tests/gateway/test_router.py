@@ -434,7 +434,8 @@ async def test_a_model_of_unknown_size_is_asked_of_the_neuron_anyway(patient_clo
 async def test_two_loads_do_not_count_on_the_same_memory(patient_clock):
     gate = trio.Event()
     neuron = FakeNeuron("a", free_mb={0: 1500}, load_gate=gate)
-    models = (ENTRY, CatalogueEntry("other", vram_mb=1000))
+    staying = CatalogueEntry("m", vram_mb=1000, pinned_on=("a",))
+    models = (staying, CatalogueEntry("other", vram_mb=1000))
     async with control_plane(neuron, models=models) as plane:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lease_of, plane, "m")
