@@ -37,6 +37,8 @@ ANONYMOUS = "anonymous"
 # Statuses of a neuron that say "not here, not now": another replica may serve the request.
 ELSEWHERE = frozenset({404, 429, 502, 503})
 TOKEN_REFUSED = frozenset({401, 403})
+# Statuses that say that the node itself has failed; its breaker counts them.
+FAULTS = frozenset({500, 502, 504})
 
 log = logs.get("gateway.core")
 
@@ -143,7 +145,7 @@ class InferenceCore:
             while attempts < MAX_ATTEMPTS:
                 async with AsyncExitStack() as held:
                     try:
-                        response = await self._ask(request, exchange, job, tried, held)
+                        response, lease = await self._ask(request, exchange, job, tried, held)
                     except Refusal as refusal:
                         last = refusal.error
                     except UpstreamError as exc:
@@ -158,7 +160,8 @@ class InferenceCore:
                         tried.clear()
                         continue
                     else:
-                        yield response
+                        with self._watched(lease):
+                            yield response
                         return
                 exchange.retried()
                 attempts += not isinstance(last, Overloaded)
@@ -171,7 +174,7 @@ class InferenceCore:
         job: Job,
         tried: set[str],
         held: AsyncExitStack,
-    ) -> UpstreamResponse:
+    ) -> tuple[UpstreamResponse, Lease]:
         """Ask one replica not in *tried*. `Refusal` when another one may be asked; what the client
         did wrong is raised as it is."""
         lease = await held.enter_async_context(
@@ -186,11 +189,18 @@ class InferenceCore:
         except (Refused, Broken) as exc:
             if isinstance(exc, Refused):
                 self.router.refused(lease)
+            else:
+                self.router.failed(lease, exc.message)
             tried.add(lease.node)
             raise Refusal(exc) from exc
         if response.status == 200:
-            return response
+            self.router.answered(lease)
+            return response, lease
         error = await _refusal(response)
+        if response.status in FAULTS or response.status in TOKEN_REFUSED:
+            self.router.failed(lease, f"status {response.status}")
+        elif response.status < 500 and response.status not in ELSEWHERE:
+            self.router.answered(lease)
         if response.status in TOKEN_REFUSED:
             # It is the gateway's token that was refused: the client's key has nothing to do with it
             log.error("a neuron refuses the gateway's token", node=lease.node)
@@ -198,11 +208,20 @@ class InferenceCore:
             error = UpstreamError("a neuron refused the gateway's token")
         elif isinstance(error, ModelNotFound):
             self.router.not_loaded(lease)  # it thinks otherwise: look again, ask again
-        elif isinstance(error, Overloaded) or response.status in ELSEWHERE:
+        elif isinstance(error, Overloaded) or response.status in ELSEWHERE | FAULTS:
             tried.add(lease.node)
         else:
             raise error
         raise Refusal(error)
+
+    @contextmanager
+    def _watched(self, lease: Lease) -> Iterator[None]:
+        """Around the reading of an answer: one that breaks off speaks against its node."""
+        try:
+            yield
+        except UpstreamError as exc:
+            self.router.failed(lease, exc.message)
+            raise
 
 
 async def _refusal(response: UpstreamResponse) -> CortexError:

@@ -33,7 +33,8 @@ class NodeSnapshot:
     before. They stay when the node becomes unhealthy: what it served may come back. ``spell``
     counts healthy spells and restarts, so that what was learnt in one is not believed in the next.
     ``suspect`` means that a connection to it failed since the last good poll. ``lifecycle`` says
-    whether models can be loaded and unloaded there; one without is never placed on.
+    whether models can be loaded and unloaded there; one without is never placed on. ``circuit`` is
+    the state of its breaker (`breaker.State`).
     """
 
     name: str
@@ -50,6 +51,7 @@ class NodeSnapshot:
     polled_at: float | None = None  # of the last good poll, the fleet's clock
     asked_at: float | None = None  # when that poll was asked
     error: str | None = None
+    circuit: str = "closed"
 
     @property
     def serving(self) -> bool:
@@ -249,6 +251,12 @@ class Fleet:
     def suspect(self, name: str, error: str) -> None:
         """A connection to the node failed: prefer others until the next good poll."""
         self._publish(attrs.evolve(self.node(name), suspect=True, error=error))
+
+    def circuit(self, name: str, state: str) -> None:
+        """The node's breaker is in *state* now."""
+        before = self.node(name)
+        if before.circuit != state:
+            self._publish(attrs.evolve(before, circuit=state))
 
     # What the gateway itself did
 

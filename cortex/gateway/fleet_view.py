@@ -41,6 +41,7 @@ class FleetView:
             "healthy": node.healthy,
             "status": node.health.status if node.healthy and node.health else UNREACHABLE,
             "error": node.error,
+            "circuit": node.circuit,
             "version": node.version,
             "devices": _devices(node),
             "models": [self._model(node, model) for model in node.models],

@@ -191,6 +191,11 @@ class _FleetCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         nodes = tuple(self.nodes())
         up = GaugeMetricFamily("cortex_neuron_up", "1 while the node is healthy.", labels=["node"])
+        circuit = GaugeMetricFamily(
+            "cortex_circuit_open",
+            "1 while the node gets no requests, or one to try it, because they failed there.",
+            labels=["node"],
+        )
         status = GaugeMetricFamily(
             "cortex_model_status",
             "1 for the status a model has on a node.",
@@ -198,11 +203,14 @@ class _FleetCollector(Collector):
         )
         for node in nodes:
             up.add_metric([node.name], float(node.healthy))
+            circuit.add_metric([node.name], float(node.circuit != "closed"))
             for model in node.models:
                 shown = model.status if node.healthy else "unreachable"
                 status.add_metric([model.id, node.name, shown], 1.0)
         healthy = [node for node in nodes if node.healthy and node.health is not None]
-        return itertools.chain((up, status), _device_gauges(healthy), _model_gauges(healthy))
+        return itertools.chain(
+            (up, circuit, status), _device_gauges(healthy), _model_gauges(healthy)
+        )
 
 
 _DEVICE_GAUGES: dict[str, tuple[str, Callable[[wire.DeviceHealth], int | None]]] = {

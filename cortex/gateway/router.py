@@ -30,6 +30,7 @@ from cortex.errors import (
 )
 from cortex.gateway.affinity import Candidate, SessionMap, choose
 from cortex.gateway.catalogue import ModelNames, Resolved
+from cortex.gateway.circuits import Attempt, Circuits
 from cortex.gateway.control import NeuronControl
 from cortex.gateway.endpoints import reachable
 from cortex.gateway.events import EventLog
@@ -60,6 +61,7 @@ class Lease:
     requested: str
     cold_start: bool  # the request has waited for a load
     load_seconds: float  # how long
+    attempt: Attempt | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen
@@ -101,6 +103,7 @@ class Router:
         )
         self._idle = IdleUnloader(names, fleet, self._loads, eviction, pins)
         self._sessions = SessionMap()
+        self._circuits = Circuits(fleet)
         self._settings = settings  # may be live: never keep a value
 
     @asynccontextmanager
@@ -130,15 +133,17 @@ class Router:
                         if affinity is not None:
                             self._sessions.served(resolved.model, affinity, node)
                         seconds = trio.current_time() - started_at if waited else 0.0
-                        yield Lease(
-                            node=node,
-                            endpoint=endpoint,
-                            token=self._fleet.token(node),
-                            model=resolved.model,
-                            requested=name,
-                            cold_start=waited,
-                            load_seconds=seconds,
-                        )
+                        with self._circuits.attempt(step.node) as attempt:
+                            yield Lease(
+                                node=node,
+                                endpoint=endpoint,
+                                token=self._fleet.token(node),
+                                model=resolved.model,
+                                requested=name,
+                                cold_start=waited,
+                                load_seconds=seconds,
+                                attempt=attempt,
+                            )
                         return
                 if node in doubted or self._fleet.node(node).suspect:
                     exclude |= {node}
@@ -150,8 +155,19 @@ class Router:
     def refused(self, lease: Lease) -> None:
         """The lease's connection was refused or reset before the first byte."""
         log.warning("connection refused or reset", node=lease.node, model=lease.model)
+        self.failed(lease, "connection refused or reset")
         self._fleet.suspect(lease.node, "connection refused or reset")
         self._poller.probe_now(lease.node)
+
+    def answered(self, lease: Lease) -> None:
+        """The node took the lease's request, or said what is wrong with it."""
+        if lease.attempt is not None:
+            lease.attempt.succeeded()
+
+    def failed(self, lease: Lease, why: str) -> None:
+        """The node failed the lease's request, before or within its answer."""
+        if lease.attempt is not None:
+            lease.attempt.failed(why)
 
     def not_loaded(self, lease: Lease) -> None:
         """The neuron answered 404 for the lease's model."""
@@ -277,7 +293,7 @@ class Router:
         return Candidate(
             node.name,
             self._fleet.load_of(node.name, replica.model.id),
-            standing=int(node.suspect),
+            standing=int(node.suspect) if self._circuits.admits(node) else 2,
             capacity=_capacity(replica),
         )
 
@@ -306,6 +322,7 @@ class Router:
 
     async def _ask_endpoint(self, node: str, model: str) -> str | None:
         """Where *model* is reached on *node*, remembered; None (and a probe) when it cannot say."""
+        asked = self._fleet.node(node)
         try:
             advertised = await self._control.endpoint(node, model)
         except ModelNotFound:
@@ -313,12 +330,14 @@ class Router:
             self._poller.probe_now(node)
             return None
         except NotFound:  # an older neuron has no such route: it serves where it is polled
-            advertised = self._fleet.node(node).endpoint
+            advertised = asked.endpoint
         except CortexError as exc:
             self._fleet.suspect(node, exc.message)
             self._poller.probe_now(node)
             return None
-        url = reachable(advertised, self._fleet.node(node).endpoint)
+        if self._fleet.node(node).spell != asked.spell or not self._fleet.node(node).serving:
+            return None  # it was removed, moved or restarted meanwhile
+        url = reachable(advertised, asked.endpoint)
         self._fleet.remember_endpoint(node, model, url)
         return url
 

@@ -24,6 +24,7 @@ from cortex.errors import (
     UpstreamError,
 )
 from cortex.gateway.app import make_core
+from cortex.gateway.breaker import FAILURES
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.encoder import PassThrough
 from cortex.gateway.queue import WaitingRoom
@@ -56,10 +57,10 @@ class Bench:
             assert resolved == "m"
             return answer
 
-    async def stream(self, nursery) -> bytes:
+    async def stream(self, nursery, *, headers=None) -> bytes:
         job = Job("openai-chat", "m", PATH, chat(stream=True), stream=True)
         answer = await self.core.stream(
-            self.request(nursery),
+            self.request(nursery, headers),
             job,
             lambda model: PassThrough(model=model, requested="m", include_usage=False),
         )
@@ -201,6 +202,45 @@ async def test_when_every_replica_refuses_the_last_word_is_the_clients():
         assert leaf(caught.value).retry_after == 7
         assert b.requests() == {"503": 1}
         assert b.held() == 0
+
+
+@pytest.mark.parametrize("how", ["fault", "break", "token"])
+async def test_a_node_that_fails_requests_but_not_polls_is_left_alone_for_a_while(how):
+    def fail(asked):
+        if how == "break":
+            frames = (chunk("m", {"role": "assistant", "content": "Hel"}),)
+            return Reply(frames=frames, content_type="text/event-stream", abort=True)
+        return error_reply(500, "internal_error") if how == "fault" else error_reply(401, "no")
+
+    bad, good = holding("a"), holding("b")
+    bad.scripts[PATH] = fail
+    async with bench(bad, good) as b:
+        for number in range(8 * FAILURES):  # sessions that would go to either of the two
+            async with trio.open_nursery() as nursery:
+                await b.stream(nursery, headers={"x-session-id": str(number)})
+        assert bad.counts[PATH] == FAILURES
+        assert b.plane.fleet.node("a").circuit == "open"
+        assert b.plane.fleet.node("a").healthy
+        assert b.plane.sample("cortex_circuit_open", node="a") == 1
+        good.kill()
+        bad.scripts.clear()
+        assert (await b.unary())["choices"]  # there is no other
+        assert b.plane.sample("cortex_circuit_open", node="a") == 0
+
+
+async def test_what_the_client_did_wrong_and_a_full_queue_open_no_circuit():
+    neuron = holding("a")
+    async with bench(neuron) as b:
+        neuron.scripts[PATH] = lambda asked: error_reply(400, "invalid_value")
+        for _ in range(2 * FAILURES):
+            async with raising(BadRequest):
+                await b.unary()
+        neuron.scripts[PATH] = lambda asked: error_reply(503, "overloaded")
+        for _ in range(2 * FAILURES):
+            with trio.move_on_after(0.02):  # else it would wait for room
+                await b.unary()
+        assert neuron.counts[PATH] >= 3 * FAILURES
+        assert b.plane.fleet.node("a").circuit == "closed"
 
 
 async def test_retries_are_bounded():
