@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import click
@@ -18,6 +18,10 @@ from cortex.cli.runner import run_role
 from cortex.config.errors import ConfigError, Invalid
 from cortex.config.values import is_loopback, join_listen, split_listen
 from cortex.service import logs
+
+if TYPE_CHECKING:
+    from cortex.config.catalogue import Catalogue
+    from cortex.config.gateway import GatewayConfig
 
 log = logs.get("cli")
 
@@ -68,18 +72,9 @@ def gateway(
     Without a configuration there is one neuron, at http://127.0.0.1:13131, so that gateway and
     neuron on one machine find each other.
     """
-    from cortex.config.loader import load_catalogue, load_gateway, state_directory
+    from cortex.config.loader import state_directory
 
-    loaded = configured(lambda: load_gateway(config, os.environ))
-    settings = configured(
-        lambda: attrs.evolve(
-            loaded.gateway,
-            listen=listen or loaded.gateway.listen,
-            metrics_listen=metrics_listen or loaded.gateway.metrics_listen,
-        )
-    )
-    loaded = attrs.evolve(loaded, gateway=settings)
-    catalogue = configured(lambda: load_catalogue(loaded))
+    loaded, catalogue = configured(lambda: _read_gateway(config, listen, metrics_listen))
     logs.configure(log_level)
     for warning in (*loaded.warnings, *catalogue.warnings):
         log.warning(warning)
@@ -89,9 +84,33 @@ def gateway(
         )
     from cortex.gateway import app
     from cortex.gateway.pins import Pins
+    from cortex.gateway.reload_plan import Configuration
+
+    def read_again() -> Configuration:
+        try:
+            return Configuration(*_read_gateway(config, listen, metrics_listen))
+        except Invalid as invalid:  # a flag that does not go with what the file says now
+            raise ConfigError(f"{invalid.path}: {invalid}") from None
 
     pins = configured(lambda: Pins(state_directory(os.environ)))
-    sys.exit(run_role("gateway", partial(app.run, loaded, catalogue, pins=pins), os.environ))
+    role = partial(app.run, loaded, catalogue, pins=pins, read_again=read_again)
+    sys.exit(run_role("gateway", role, os.environ, hangups=True))
+
+
+def _read_gateway(
+    path: Path | None, listen: str | None, metrics_listen: str | None
+) -> tuple[GatewayConfig, Catalogue]:
+    """Files, environment and flags, as they are now. `ConfigError` or `Invalid`."""
+    from cortex.config.loader import load_catalogue, load_gateway
+
+    loaded = load_gateway(path, os.environ)
+    settings = attrs.evolve(
+        loaded.gateway,
+        listen=listen or loaded.gateway.listen,
+        metrics_listen=metrics_listen or loaded.gateway.metrics_listen,
+    )
+    loaded = attrs.evolve(loaded, gateway=settings)
+    return loaded, load_catalogue(loaded)
 
 
 @click.command()

@@ -36,6 +36,16 @@ class _Life:
 
     listening: bool = False
     forced: bool = False
+    terminal: bool = False  # it was started from one, and ends with it
+    _hangup: trio.Event = attrs.field(factory=trio.Event)
+
+    def hung_up(self) -> None:
+        self._hangup.set()
+
+    async def hangup(self) -> None:
+        """Return after a SIGHUP; once for all that came while nobody waited."""
+        await self._hangup.wait()
+        self._hangup = trio.Event()
 
     def started(self, value: Any = None) -> None:
         self.listening = True
@@ -50,16 +60,23 @@ def run_role(
     role: Role,
     environ: Mapping[str, str],
     on_stopping: Callable[[], None] = _nothing,
+    *,
+    hangups: bool = False,
 ) -> int:
     """Run *role* until it ends or a signal asks it to; the exit code of the process.
 
     The first SIGTERM or SIGINT asks it to drain, a second one ends it at once; *on_stopping* is
-    called when it begins to drain (a role that may wedge arms its hard exit there). What comes out
-    of the role is told on stderr, a line for each leaf of a group.
+    called when it begins to drain (a role that may wedge arms its hard exit there). With *hangups*
+    the role is given ``hangup``, which returns after each SIGHUP; a hangup because the terminal has
+    gone stops it like SIGTERM. What comes out of the role is told on stderr, a line for each leaf
+    of a group.
     """
     life = _Life()
+    if hangups:
+        life.terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        role = partial(role, hangup=life.hangup)
     try:
-        trio.run(partial(_main, role, life, environ, on_stopping))
+        trio.run(partial(_main, role, life, environ, on_stopping, hangups))
     except BaseException as exc:
         found = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
         if any(not isinstance(leaf, Exception) for leaf in found):
@@ -69,11 +86,17 @@ def run_role(
 
 
 async def _main(
-    role: Role, life: _Life, environ: Mapping[str, str], on_stopping: Callable[[], None]
+    role: Role,
+    life: _Life,
+    environ: Mapping[str, str],
+    on_stopping: Callable[[], None],
+    hangups: bool,
 ) -> None:
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, stopping, life, nursery.cancel_scope)
+        if hangups:
+            await nursery.start(_watch_hangups, stopping, life)
         if environ.get(PARENT_VARIABLE, "").isdigit():
             nursery.start_soon(_watch_parent, int(environ[PARENT_VARIABLE]), stopping)
 
@@ -102,6 +125,30 @@ async def _watch_signals(
                 return
             log.info("draining", signal=signal.Signals(number).name)
             stopping.set()
+
+
+async def _watch_hangups(
+    stopping: trio.Event,
+    life: _Life,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            if life.terminal and not _has_terminal():
+                log.info("draining", reason="the terminal is gone")
+                stopping.set()
+            else:
+                life.hung_up()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def _watch_parent(descriptor: int, stopping: trio.Event) -> None:

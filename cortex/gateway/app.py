@@ -13,7 +13,7 @@ from quart_trio import QuartTrio
 
 from cortex import __version__
 from cortex.config.catalogue import Catalogue
-from cortex.config.gateway import GatewayConfig
+from cortex.config.gateway import GatewayConfig, GatewaySettings
 from cortex.gateway import fleet_changes
 from cortex.gateway.api.answers import anthropic_answer, openai_answer
 from cortex.gateway.api.anthropic import AnthropicApi
@@ -31,6 +31,8 @@ from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
 from cortex.gateway.queue import WaitingRoom
+from cortex.gateway.reload import Reloader
+from cortex.gateway.reload_plan import ReadFiles
 from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
@@ -62,6 +64,7 @@ class Gateway:
     router: Router
     pins: Pins
     events: EventLog
+    reloader: Reloader
     core: InferenceCore
     counter: TokenCounter
     registry: CollectorRegistry
@@ -93,6 +96,7 @@ class Gateway:
             view,
             self.pins,
             self.events,
+            self.reloader,
             lambda: self.core.pace,
         )
 
@@ -110,11 +114,14 @@ async def run(
     *,
     stop: Callable[[], Awaitable[None]],
     pins: Pins | None = None,
+    read_again: ReadFiles | None = None,
+    hangup: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[GatewayAddresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
-    of the process. Without *pins* those that are set last as long as it. OSError when an address
-    cannot be had."""
+    of the process. Without *pins* those that are set last as long as it. *read_again* gives the
+    files as they are when they are to be reloaded, which happens whenever *hangup* returns. OSError
+    when an address cannot be had."""
     live = LiveSettings(config)
     settings = live.gateway
     pins = Pins() if pins is None else pins
@@ -151,6 +158,17 @@ async def run(
             )
             room = WaitingRoom(fleet, settings.queue_depth, settings.queue_wait_seconds)
             core = make_core(router, names, upstream, recorder, config, room)
+
+            def retune(settings: GatewaySettings) -> None:
+                core.pace = make_pace(settings)
+                upstream.stall_seconds = settings.stall_seconds
+                room.depth, room.patience = settings.queue_depth, settings.queue_wait_seconds
+                poller.retune(settings.poll_seconds)
+
+            live.follow(retune)
+            reloader = Reloader(
+                read_again, live, names, fleet, router, recorder, registry, events, nursery
+            )
             counter = TokenCounter(names, fleet, control)
             gateway = Gateway(
                 fleet,
@@ -158,6 +176,7 @@ async def run(
                 router,
                 pins,
                 events,
+                reloader,
                 core,
                 counter,
                 registry,
@@ -167,6 +186,8 @@ async def run(
             await nursery.start(poller.run, name="poller")
             nursery.start_soon(router.unload_idle, name="idle unloader")
             nursery.start_soon(room.run, name="waiting room")
+            if hangup is not None:
+                nursery.start_soon(reloader.on_each, hangup, name="reload on hangup")
             drained = trio.Event()
             async with trio.open_nursery() as servers:
                 metrics_url = await servers.start(
@@ -190,13 +211,15 @@ def make_core(
     room: WaitingRoom,
 ) -> InferenceCore:
     """The request core over *router* and *upstream*, paced as configured."""
-    settings = config.gateway
-    pace = Pace(
+    return InferenceCore(router, names, upstream, recorder, make_pace(config.gateway), room)
+
+
+def make_pace(settings: GatewaySettings) -> Pace:
+    return Pace(
         commit_after=settings.commit_after_seconds,
         keep_alive=settings.keepalive_seconds,
         stall=settings.stall_seconds,
     )
-    return InferenceCore(router, names, upstream, recorder, pace, room)
 
 
 async def _serve_api(

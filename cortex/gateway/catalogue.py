@@ -33,12 +33,17 @@ class Resolved:
     entry: CatalogueEntry | None
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class ModelNames:
-    """The merged view of catalogue and fleet."""
+    """The merged view of catalogue and fleet. Owns the catalogue: a reload swaps it as a whole, so
+    that nobody keeps it or an entry of it beyond the request at hand."""
 
     catalogue: Catalogue
     fleet: Fleet
+
+    def configure(self, catalogue: Catalogue) -> None:
+        """Have *catalogue* from here on; names that were resolved before stay as they are."""
+        self.catalogue = catalogue
 
     def resolve(self, name: str) -> Resolved:
         """The model *name* stands for, by at most one alias.

@@ -59,6 +59,10 @@ class Poller:
         self._cadence = _PollCadence(interval=interval, ceiling=ceiling)
         self._watchers: dict[str, _Watcher] = {}
 
+    def retune(self, interval: float) -> None:
+        """Ask every *interval* seconds, from the next pause on."""
+        self._cadence = attrs.evolve(self._cadence, interval=interval)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Poll until cancelled. Started once every node was looked at, or has had time to be."""
         async with trio.open_nursery() as nursery:
@@ -130,7 +134,7 @@ class Poller:
                 probe,
                 publish,
                 weather=(CortexError, trio.TooSlowError),
-                cadence=self._cadence,
+                cadence=lambda: self._cadence,
                 wake=lambda: watcher.wake,
             )
 

@@ -222,6 +222,10 @@ class Router:
         except CortexError as exc:
             log.error("a load that was ordered failed", exc=exc, model=name, node=node)
 
+    def loaded_by_us(self) -> frozenset[tuple[str, str]]:
+        """Pairs of node and model that this gateway has loaded."""
+        return self._loads.loaded_by_us()
+
     def is_pinned(self, node: str, model: str) -> bool:
         return self._idle.is_pinned(node, model)
 

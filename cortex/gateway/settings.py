@@ -7,6 +7,7 @@ takes effect everywhere at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings
@@ -17,6 +18,7 @@ class LiveSettings:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
+        self._followers: list[Callable[[GatewaySettings], None]] = []
         self.gateway = cast("GatewaySettings", _Table(self, "gateway"))
         self.eviction = cast("EvictionSettings", _Table(self, "eviction"))
 
@@ -27,6 +29,13 @@ class LiveSettings:
     def swap(self, config: GatewayConfig) -> None:
         """From here on *config* is in force."""
         self._config = config
+        for take in self._followers:
+            take(config.gateway)
+
+    def follow(self, take: Callable[[GatewaySettings], None]) -> None:
+        """Call *take* now and after each swap: for owners that must have values of their own."""
+        self._followers.append(take)
+        take(self._config.gateway)
 
 
 class _Table:

@@ -31,13 +31,13 @@ async def poll(
     publish: Callable[[S | None], None],
     *,
     weather: tuple[type[Exception], ...],
-    cadence: Cadence,
+    cadence: Cadence | Callable[[], Cadence],
     wake: Callable[[], trio.Event] | None = None,
 ) -> NoReturn:
     """Probe for ever; publish each state, or None while there is none to be had.
 
     Only *weather* is expected to go wrong: anything else is a bug, and ends the process. *wake*
-    gives, for each pause, an event that cuts it short.
+    gives, for each pause, an event that cuts it short, *cadence* may give the one that holds now.
     """
     failures = 0
     while True:
@@ -49,7 +49,8 @@ async def poll(
         else:
             failures = 0
             publish(state)
-        pause = cadence.pause(failures, random.uniform(-1, 1))
+        current = cadence() if callable(cadence) else cadence
+        pause = current.pause(failures, random.uniform(-1, 1))
         if wake is None:
             await trio.sleep(pause)
         else:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import trio
 
+from cortex.cli import runner
 from cortex.cli.runner import PARENT_VARIABLE, own_command, run_role
 from cortex.service.serve import listen
 
@@ -43,6 +44,34 @@ def test_a_signal_before_it_listens_stops_it_too():
         await stop()
 
     assert run_role("neuron", role, {}) == 0
+
+
+def test_a_hangup_is_told_to_a_role_that_asks_for_it():
+    seen = []
+
+    async def role(*, stop, hangup, task_status):
+        task_status.started()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await hangup()
+            seen.append("hangup")
+        kill_myself()
+        await stop()
+
+    assert run_role("gateway", role, {}, hangups=True) == 0
+    assert seen == ["hangup", "hangup"]
+
+
+def test_a_hangup_of_the_terminal_it_was_started_from_stops_it(monkeypatch):
+    answers = iter([True, False])
+    monkeypatch.setattr(runner, "_has_terminal", lambda: next(answers))
+
+    async def role(*, stop, hangup, task_status):
+        task_status.started()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stop()
+
+    assert run_role("gateway", role, {}, hangups=True) == 0
 
 
 def test_a_second_signal_ends_it_at_once():

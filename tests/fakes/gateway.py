@@ -15,8 +15,10 @@ from fakes.neuron import FakeNeuron
 from prometheus_client.parser import text_string_to_metric_families
 
 from cortex.config.catalogue import Catalogue, CatalogueEntry
+from cortex.config.errors import ConfigError
 from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings, NeuronNode
 from cortex.gateway import app
+from cortex.gateway.reload_plan import Configuration
 from cortex.gateway.upstream import Call, PooledUpstream, UpstreamResponse
 from cortex.wire.sse import FrameReader
 
@@ -107,6 +109,33 @@ class FleetEvents:
 
 
 @attrs.define(eq=False)
+class Files:
+    """What the gateway reads when it is told to reload; an ``error`` comes instead."""
+
+    config: GatewayConfig
+    catalogue: Catalogue
+    error: ConfigError | None = None
+    _hangup: trio.Event = attrs.field(factory=trio.Event)
+
+    def read(self) -> Configuration:
+        if self.error is not None:
+            raise self.error
+        return Configuration(self.config, self.catalogue)
+
+    def settings(self, **changed: Any) -> None:
+        """Change keys of ``[gateway]``."""
+        settings = attrs.evolve(self.config.gateway, **changed)
+        self.config = attrs.evolve(self.config, gateway=settings)
+
+    def hang_up(self) -> None:
+        self._hangup.set()
+
+    async def hangup(self) -> None:
+        await self._hangup.wait()
+        self._hangup = trio.Event()
+
+
+@attrs.define(eq=False)
 class RunningGateway:
     api: str
     metrics: str
@@ -114,6 +143,7 @@ class RunningGateway:
     streams: PooledUpstream
     stop: trio.Event
     ended: trio.Event
+    files: Files
 
     @asynccontextmanager
     async def stream(
@@ -194,13 +224,16 @@ async def gateway(
             tuple(nodes),
         )
         stop, ended = trio.Event(), trio.Event()
+        files = Files(config, Catalogue(models, aliases or {}))
 
         async def serve(*, task_status: trio.TaskStatus[app.GatewayAddresses]) -> None:
             try:
                 await app.run(
                     config,
-                    Catalogue(models, aliases or {}),
+                    files.catalogue,
                     stop=stop.wait,
+                    read_again=files.read,
+                    hangup=files.hangup,
                     task_status=task_status,
                 )
             finally:
@@ -211,7 +244,9 @@ async def gateway(
             httpx.AsyncClient(base_url=addresses.api, timeout=10, verify=False) as client,
             PooledUpstream(10.0) as streams,
         ):
-            yield RunningGateway(addresses.api, addresses.metrics, client, streams, stop, ended)
+            yield RunningGateway(
+                addresses.api, addresses.metrics, client, streams, stop, ended, files
+            )
         stop.set()
         with trio.fail_after(10):
             await ended.wait()

@@ -44,6 +44,18 @@ async def test_a_node_goes_after_three_misses_and_comes_back_after_one_success(p
         await plane.seen(lambda fleet: fleet.node("a").healthy)
 
 
+async def test_another_interval_holds_from_the_next_pause_on(patient_clock):
+    neuron = FakeNeuron("a")
+    async with control_plane(neuron) as plane:
+        plane.poller.retune(100.0)
+        await trio.sleep(3)  # the pause that was under way
+        before = neuron.counts["/health"]
+        await trio.sleep(80)
+        assert neuron.counts["/health"] == before
+        await trio.sleep(40)
+        assert neuron.counts["/health"] == before + 1
+
+
 async def test_what_a_node_is_is_asked_once_a_spell(patient_clock):
     neuron = FakeNeuron("a")
     async with control_plane(neuron) as plane:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from cortex import __version__
-from cortex.errors import Forbidden, ModelNotFound, clip
+from cortex.errors import BadRequest, Forbidden, ModelNotFound, clip
 from cortex.gateway import models_view
 from cortex.gateway.api.models import list_models, one_model
 from cortex.gateway.catalogue import ModelNames
@@ -18,6 +18,7 @@ from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.fleet_view import FleetView
 from cortex.gateway.pins import Pins
+from cortex.gateway.reload import Reloader
 from cortex.gateway.router import Router
 from cortex.service import logs
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
@@ -51,6 +52,7 @@ class FleetApi:
     view: FleetView
     pins: Pins
     events: EventLog
+    reloader: Reloader
     pace: Callable[[], Pace]
 
     def routes(self) -> list[Route]:
@@ -65,6 +67,7 @@ class FleetApi:
             Route("GET", "/v1/models/{id:path}", self.model),
             Route("GET", "/fleet", self.nodes),
             Route("GET", "/fleet/events", self.follow),
+            Route("POST", "/fleet/reload", self.reload),
             Route("POST", "/fleet/models/load", self.load),
             Route("POST", "/fleet/models/unload", self.unload),
             Route("POST", "/fleet/models/pin", self.pin),
@@ -99,6 +102,18 @@ class FleetApi:
     async def follow(self, request: HttpRequest) -> StreamAnswer:
         _local_only(request)
         return await EventStream(self.events, self.view.body).answer(request, self.pace())
+
+    async def reload(self, request: HttpRequest) -> Answer:
+        """Read the configuration again and put it in force; ``?dry_run=true`` only says what that
+        would change."""
+        _local_only(request)
+        word = request.query.get("dry_run", "false")
+        if word not in ("true", "false"):
+            raise BadRequest("must be true or false", param="dry_run")
+        dry = word == "true"
+        plan = await (self.reloader.plan() if dry else self.reloader.reload())
+        status = "planned" if dry else "reloaded"
+        return Answer(json.dumps({"status": status, "plan": plan.body()}))
 
     async def load(self, request: HttpRequest) -> Answer:
         _local_only(request)
