@@ -166,9 +166,7 @@ async def run(
                 poller.retune(settings.poll_seconds)
 
             live.follow(retune)
-            reloader = Reloader(
-                read_again, live, names, fleet, router, recorder, registry, events, nursery
-            )
+            reloader = Reloader(read_again, live, names, fleet, router, registry, events, nursery)
             counter = TokenCounter(names, fleet, control)
             gateway = Gateway(
                 fleet,

@@ -20,7 +20,6 @@ from cortex.errors import Conflict, CortexError, Unprocessable
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
-from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.reload_plan import (
     Configuration,
     Drain,
@@ -50,7 +49,6 @@ class Reloader:
         names: ModelNames,
         fleet: Fleet,
         router: Router,
-        metrics: GatewayMetrics,
         registry: CollectorRegistry,
         events: EventLog,
         nursery: trio.Nursery,
@@ -61,7 +59,6 @@ class Reloader:
         self._names = names
         self._fleet = fleet
         self._router = router
-        self._metrics = metrics
         self._events = events
         self._nursery = nursery
         self._reloads = Counter(
@@ -155,11 +152,7 @@ class Reloader:
     async def _drain(self, drain: Drain) -> None:
         log.info("draining a model", model=drain.model, node=drain.node, why=drain.why)
         try:
-            await self._router.unload_replica(drain.node, drain.model)
-            self._events.publish(
-                "model_evicted", node=drain.node, model=drain.model, reason="reload"
-            )
-            self._metrics.eviction(drain.model, drain.node, "reload")
+            await self._router.evict(drain.node, drain.model, "reload")
             if drain.reload:
                 await self._router.load(drain.model, drain.node)
         except CortexError as exc:

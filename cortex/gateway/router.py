@@ -250,6 +250,10 @@ class Router:
             await self._loads.unload(each, model)
         return nodes
 
+    async def evict(self, node: str, model: str, reason: str) -> None:
+        """Unload one replica for a *reason* that is counted and told as an eviction's."""
+        await self._loads.unload(node, model, reason)
+
     async def unload_idle(self) -> NoReturn:
         """Unload what this gateway loaded and nobody has used for its keep-alive; for ever."""
         await self._idle.run()
