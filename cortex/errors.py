@@ -12,10 +12,12 @@ CortexError
 ├── Conflict                    409  the state forbids it (unloading what is loading)
 ├── PayloadTooLarge             413  body over the cap, also after decoding
 ├── UnsupportedMediaType        415  content type or encoding
+├── ExpectationFailed           417  an Expect header that asks for what nobody does
 ├── Unprocessable               422  a load that can never work here
 │   ├── CheckpointError         422  files missing, truncated, corrupt or hostile
 │   ├── UnsupportedModel        422  an architecture this engine does not know
 │   └── UnsupportedLoad         422  a load option this build does not support
+├── UpgradeRequired             426  a WebSocket where plain HTTP is spoken
 ├── RateLimited                 429  the caller is over its rate or budget
 ├── Overloaded                  429  the queue is full or the wait bound has passed
 ├── InternalError               500  our bug
@@ -146,6 +148,20 @@ class UnsupportedMediaType(CortexError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class ExpectationFailed(CortexError):
+    status = 417
+    type = "invalid_request_error"
+    code = "expectation_failed"
+
+
+class UpgradeRequired(CortexError):
+    """Some clients try a WebSocket first, and come back over HTTP for this status alone."""
+
+    status = 426
+    type = "invalid_request_error"
+    code = "upgrade_required"
 
 
 class Unprocessable(CortexError):

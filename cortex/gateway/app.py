@@ -37,10 +37,9 @@ from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import logs, metrics
-from cortex.service.edge import make_app
-from cortex.service.http import Answer, HttpRequest, Route
+from cortex.service.http import Answer, HttpRequest, Pace, Route
+from cortex.service.quart_app import make_app
 from cortex.service.serve import listen, serve
-from cortex.service.stream import Pace
 
 log = logs.get("gateway")
 

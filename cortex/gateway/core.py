@@ -25,8 +25,7 @@ from cortex.gateway.relay import relay
 from cortex.gateway.router import Lease, Router
 from cortex.gateway.upstream import Broken, Call, Refused, Upstream, UpstreamResponse
 from cortex.service import logs
-from cortex.service.http import HttpRequest, StreamAnswer
-from cortex.service.stream import Pace
+from cortex.service.http import HttpRequest, Pace, StreamAnswer
 from cortex.wire import errors, json
 from cortex.wire.neuron import CALLER_HEADER
 
@@ -92,7 +91,11 @@ class InferenceCore:
     async def stream(
         self, request: HttpRequest, job: Job, encoder_for: Callable[[str], Encoder]
     ) -> StreamAnswer:
-        """The neuron's streamed answer to *job*, encoded; *encoder_for* gets the model's id."""
+        """The neuron's streamed answer to *job*, encoded; *encoder_for* gets the model's id.
+
+        The answer asks the neuron only when the server runs it, so what goes wrong there is not
+        raised here; a handler that has its own words for errors gives it a ``render_error``.
+        """
         exchange = self._exchange(request, job)
         try:
             model = self._resolve(exchange, job)
@@ -100,8 +103,7 @@ class InferenceCore:
             with exchange:
                 exchange.failed(exc)
             raise
-        return await relay(
-            request,
+        return relay(
             exchange,
             lambda: self._open(request, exchange, job),
             encoder_for(model),

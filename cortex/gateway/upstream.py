@@ -61,6 +61,16 @@ class UpstreamResponse(Protocol):
     @property
     def headers(self) -> Mapping[str, str]: ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether the body's end has arrived."""
+        ...
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next `receive` has something to give without waiting."""
+        ...
+
     async def receive(self) -> bytes:
         """The next bytes of the body, empty at its end. Raises `Broken`."""
         ...
@@ -143,6 +153,10 @@ class _Response:
             self.reusable = not self._until_close and bool(self._parser.should_keep_alive())
 
     # reading
+
+    @property
+    def at_hand(self) -> bool:
+        return bool(self._parts)
 
     async def head(self) -> None:
         """Read until the head is there. `Refused` when the peer closed without a byte."""

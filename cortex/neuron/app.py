@@ -33,9 +33,9 @@ from cortex.neuron.read_text import read_text
 from cortex.neuron.restart import Restarter, inherited_listener
 from cortex.neuron.sources import Sources
 from cortex.service import logs, metrics
-from cortex.service.edge import make_app
+from cortex.service.http import Pace
+from cortex.service.quart_app import make_app
 from cortex.service.serve import listen, serve, url_of
-from cortex.service.stream import Pace
 from cortex.wire import neuron as wire
 
 log = logs.get("neuron")

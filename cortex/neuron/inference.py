@@ -24,8 +24,8 @@ from cortex.neuron.residents import LoadedModel
 from cortex.service import logs
 from cortex.service.cancellation import is_cancellation
 from cortex.service.edge import as_cortex_error
-from cortex.service.http import Answer, HttpRequest, StreamAnswer
-from cortex.service.stream import ClientStalled, Pace, StreamWriter
+from cortex.service.http import Answer, HttpRequest, Pace, StreamAnswer, Writer
+from cortex.service.stream import ClientStalled
 from cortex.wire import errors, json, sse
 from cortex.wire.converter import structure
 from cortex.wire.embeddings import EmbeddingRequest
@@ -50,9 +50,7 @@ class Inference:
     async def chat(self, request: HttpRequest) -> Answer | StreamAnswer:
         asked = structure(json.load_object(request.body), ChatRequest)
         if asked.stream:
-            return await self._streamed(
-                request, asked.model, lambda w: self._chat_stream(w, request, asked)
-            )
+            return self._streamed(asked.model, lambda w: self._chat_stream(w, request, asked))
         with self.lifecycle.lease(asked.model) as model:
             job = await self._chat_job(model, asked, _caller(request))
             logprobs = bool(asked.logprobs)
@@ -85,9 +83,7 @@ class Inference:
     async def completions(self, request: HttpRequest) -> Answer | StreamAnswer:
         asked = structure(json.load_object(request.body), CompletionRequest)
         if asked.stream:
-            return await self._streamed(
-                request, asked.model, lambda w: self._completion_stream(w, request, asked)
-            )
+            return self._streamed(asked.model, lambda w: self._completion_stream(w, request, asked))
         with self.lifecycle.lease(asked.model) as model:
             job = await self._completion_job(model, asked, _caller(request))
             texts = [_completion_text(model, asked, c) for c in job.completions]
@@ -132,29 +128,19 @@ class Inference:
 
     # Streams
 
-    async def _streamed(
-        self,
-        request: HttpRequest,
-        model: str,
-        produce: Callable[[_Openable], Awaitable[None]],
-    ) -> StreamAnswer:
-        """Run *produce* in the request's nursery; its failure is a status until it has opened the
-        stream, an error event after that."""
+    def _streamed(self, model: str, produce: Callable[[Writer], Awaitable[None]]) -> StreamAnswer:
+        """An answer that *produce* writes. Its failure is a status until it has committed, an error
+        event after that."""
 
-        async def pump(*, task_status: trio.TaskStatus[StreamAnswer]) -> None:
-            holder = _Openable(self.pace, task_status)
-            with holder.writer:
-                try:
-                    await _produce(holder, produce)
-                except (ClientStalled, trio.BrokenResourceError) as exc:
-                    log.info("client lost", model=model, cause=logs.cause_chain(exc))
+        async def run(writer: Writer) -> None:
+            try:
+                await _produce(writer, produce)
+            except (ClientStalled, trio.BrokenResourceError) as exc:
+                log.info("client lost", model=model, cause=logs.cause_chain(exc))
 
-        answer: StreamAnswer = await request.nursery.start(pump)
-        return answer
+        return StreamAnswer(run, self.pace, filler=lambda: sse.KEEP_ALIVE)
 
-    async def _chat_stream(
-        self, stream: _Openable, request: HttpRequest, asked: ChatRequest
-    ) -> None:
+    async def _chat_stream(self, writer: Writer, request: HttpRequest, asked: ChatRequest) -> None:
         with self.lifecycle.lease(asked.model) as model:
             caller = _caller(request)
             job = await self._chat_job(model, asked, caller)
@@ -171,16 +157,17 @@ class Inference:
             )
 
             async def send(index: int, update: Update) -> None:
-                await stream.writer.write(shape.update(index, update))
+                await writer.write(shape.update(index, update))
 
             with self._running(model, job):
-                await stream.open(shape.opening(len(job.completions)))
+                await writer.write(shape.opening(len(job.completions)))
                 await run_all(job.completions, model.engine, send)
             frames = b"".join(shape.finish(c, t) for c, t in _with_timings(job))
-            await stream.writer.write(frames + shape.end(usage(job.prompt_tokens, job.completions)))
+            end = shape.end(usage(job.prompt_tokens, job.completions))
+            await writer.write(frames + end, last=True)
 
     async def _completion_stream(
-        self, stream: _Openable, request: HttpRequest, asked: CompletionRequest
+        self, writer: Writer, request: HttpRequest, asked: CompletionRequest
     ) -> None:
         with self.lifecycle.lease(asked.model) as model:
             job = await self._completion_job(model, asked, _caller(request))
@@ -190,15 +177,16 @@ class Inference:
             async def send(index: int, update: Update) -> None:
                 text = texts[index].take(update)
                 if text or texts[index].entries:
-                    await stream.writer.write(shape.chunk(texts[index].choice(text, None)))
+                    await writer.write(shape.chunk(texts[index].choice(text, None)))
 
             with self._running(model, job):
-                await stream.open(b"")
+                await writer.commit()
                 await run_all(job.completions, model.engine, send)
             frames = b"".join(
                 shape.chunk(texts[c.index].choice("", c), t) for c, t in _with_timings(job)
             )
-            await stream.writer.write(frames + shape.end(usage(job.prompt_tokens, job.completions)))
+            end = shape.end(usage(job.prompt_tokens, job.completions))
+            await writer.write(frames + end, last=True)
 
     @contextmanager
     def _running(self, model: LoadedModel, job: Job | EmbeddingJob) -> Iterator[None]:
@@ -229,42 +217,17 @@ class Inference:
                 )
 
 
-class _Openable:
-    """A stream whose first bytes are known only once the request has been admitted."""
-
-    def __init__(self, pace: Pace, task_status: trio.TaskStatus[StreamAnswer]) -> None:
-        self._opening = b""
-        self.writer = StreamWriter(pace, lambda: self._opening, lambda: sse.KEEP_ALIVE, task_status)
-
-    async def open(self, opening: bytes) -> None:
-        """The request is admitted: send the status and *opening*."""
-        self._opening = opening
-        await self.writer.commit()
-
-
-async def _produce(stream: _Openable, produce: Callable[[_Openable], Awaitable[None]]) -> None:
-    failure: BaseException | None = None
+async def _produce(writer: Writer, produce: Callable[[Writer], Awaitable[None]]) -> None:
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_alive, stream.writer)
-            await produce(stream)
-            nursery.cancel_scope.cancel("the stream has ended")
-    except* Exception as group:
-        failure = group
-        while isinstance(failure, BaseExceptionGroup):
+        await produce(writer)
+    except Exception as exc:
+        failure = exc
+        while isinstance(failure, ExceptionGroup):
             failure = failure.exceptions[0]
-    if failure is None:
-        return
-    if isinstance(failure, CLIENT_LOST) or not stream.writer.committed.is_set():
-        raise failure
-    log.warning("stream failed", cause=logs.cause_chain(failure))
-    await stream.writer.write(errors.frame(as_cortex_error(failure)))
-
-
-async def _keep_alive(writer: StreamWriter) -> None:
-    """Comments once the stream is open; before that a failure is still a status."""
-    await writer.committed.wait()
-    await writer.fill_silence()
+        if isinstance(failure, CLIENT_LOST) or not writer.committed:
+            raise failure from exc.__cause__
+        log.warning("stream failed", cause=logs.cause_chain(failure))
+        await writer.write(errors.frame(as_cortex_error(failure)))
 
 
 def _client_gone(error: BaseException) -> bool:

@@ -1,32 +1,31 @@
-"""The HTTP edge: from Quart's requests to handlers, and from what they return or raise to answers.
+"""The HTTP edge: from a request's head and body to a handler, and from what it returns or raises to
+an answer.
 
-Handlers know nothing of Quart. Everything a client can send wrong before a handler sees it (unknown
-route, oversized or slow body, ambiguous framing, a body encoding we do not read) is answered here,
-in the error shape of the route it was meant for.
+Knows no server. Everything a client can send wrong before a handler sees it (unknown route,
+ambiguous framing, an encoding or expectation that we do not know, an upgrade) is answered here, in
+the error shape of the route it was meant for. Servers bring the head and a `BodyReader`, and carry
+what they get back to the client: `quart_app` for hypercorn, `lane` for our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from http import HTTPStatus
+from typing import Protocol
 
+import attrs
 import trio
-from quart import Response as QuartResponse
-from quart import request as current_request
-from quart.asgi import ASGIHTTPConnection
-from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from cortex.errors import (
     BadRequest,
     CortexError,
+    ExpectationFailed,
     InternalError,
-    PayloadTooLarge,
-    UnsupportedMediaType,
+    UpgradeRequired,
     clip,
 )
 from cortex.service import logs
+from cortex.service.encoding import decode, decoder_for
 from cortex.service.http import (
     Answer,
     ErrorRenderer,
@@ -34,152 +33,137 @@ from cortex.service.http import (
     HttpRequest,
     Route,
     StreamAnswer,
-    request_id_from,
 )
 from cortex.service.routing import RouteTable
+from cortex.service.stream import ClientStalled, StreamWriter
 
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 BODY_SECONDS = 60  # to receive a body; 64 MiB at 10 Mbit/s take 54 s
+MAX_BODY_BYTES = 64 * 1024 * 1024
+BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 log = logs.get("service.edge")
 
 
-class _Connection(TrioASGIHTTPConnection):
-    """Hands each request the nursery that lives exactly as long as its response.
+class BodyReader(Protocol):
+    """The body of one request, as its server reads it."""
 
-    quart-trio cancels that nursery on ``http.disconnect``, which hypercorn also sends from within
-    the last write of a complete response: its own closing of the connection was then cancelled,
-    and a client that waits for the close (``connection: close``) waited for the keep-alive timeout.
-    Hence a disconnect counts only until the last write has begun.
-    """
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of it is left on the connection."""
+        ...
 
-    _finishing = False
-
-    async def handle_request(  # type: ignore[override]
-        self, nursery: trio.Nursery, request: Any, send: Any
-    ) -> None:
-        request.nursery = nursery
-
-        async def watched_send(message: Any) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self._finishing = True
-            await send(message)
-
-        await super().handle_request(nursery, request, watched_send)
-
-    async def handle_messages(  # type: ignore[override]
-        self, nursery: trio.Nursery, request: Any, receive: Any
-    ) -> None:
-        await ASGIHTTPConnection.handle_messages(self, request, receive)
-        if not self._finishing:
-            nursery.cancel_scope.cancel("the client has gone")
+    async def read(self) -> bytes:
+        """All of it, at most ``max_body_bytes``. PayloadTooLarge, BadRequest (not in time, or no
+        proper framing)."""
+        ...
 
 
-class _NoWebSocket:
-    """Declines every WebSocket with 403. Quart's own way to a 404 needs a request, and fails."""
+@attrs.frozen(eq=False)
+class Reply:
+    """What to send. *close*: the connection cannot carry another request."""
 
-    def __init__(self, app: object, scope: object) -> None:
-        pass
-
-    async def __call__(self, receive: Any, send: Any) -> None:
-        await receive()
-        await send({"type": "websocket.close", "code": 1000})
+    answer: Answer | StreamAnswer
+    close: bool
 
 
-def make_app(
-    name: str,
-    routes: Iterable[Route],
-    *,
-    render_error: ErrorRenderer,
-    render_error_for: Callable[[str], ErrorRenderer] | None = None,
-    guard: Guard | None = None,
-    max_body_bytes: int = 64 * 1024 * 1024,
-) -> QuartTrio:
-    """An ASGI application serving *routes*.
+class Edge:
+    """Serves *routes*.
 
     *render_error* shapes errors of routes without a renderer of their own and, unless
-    *render_error_for* chooses one by path, of paths that no route has. *guard* raises for requests
-    that may not reach their handler (a missing token); it runs before the body is read.
+    *render_error_for* chooses one by path, of paths that no route has. *guard* runs before the body
+    is read. *max_body_bytes* bounds a body as it comes and as it is decoded.
     """
-    app = QuartTrio(name, static_folder=None)
-    app.asgi_http_class = _Connection
-    app.asgi_websocket_class = _NoWebSocket  # type: ignore[assignment]
-    app.config.update(
-        MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=BODY_SECONDS, RESPONSE_TIMEOUT=None
-    )
-    # The path is ours to match: werkzeug would redirect `//v1//models`.
-    app.url_map.merge_slashes = False
-    edge = _Edge(RouteTable(routes), render_error, render_error_for, guard)
 
-    async def view(path: str = "") -> QuartResponse:
-        return await edge.answer()
-
-    for rule in ("/", "/<path:path>"):
-        app.add_url_rule(
-            rule, f"edge{rule}", view, methods=METHODS, provide_automatic_options=False
-        )
-
-    async def fallback(error: HTTPException) -> QuartResponse:
-        request_id = request_id_from({k.lower(): v for k, v in current_request.headers.items()})
-        problem = CortexError(error.name, code="http_error")
-        answer = render_error(problem, request_id)
-        return _respond(
-            Answer(answer.body, error.code or 400, answer.headers), request_id, "GET", close=True
-        )
-
-    app.register_error_handler(HTTPException, fallback)
-    return app
-
-
-class _Edge:
     def __init__(
         self,
-        table: RouteTable,
+        routes: Iterable[Route],
+        *,
         render_error: ErrorRenderer,
-        render_error_for: Callable[[str], ErrorRenderer] | None,
-        guard: Guard | None,
+        render_error_for: Callable[[str], ErrorRenderer] | None = None,
+        guard: Guard | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        self._table = table
+        self.max_body_bytes = max_body_bytes
+        self._table = RouteTable(routes)
         self._render_error = render_error
         self._render_error_for = render_error_for
         self._guard = guard
 
-    async def answer(self) -> QuartResponse:
-        incoming: Any = current_request
-        headers = {key.lower(): value for key, value in incoming.headers.items()}
-        request = HttpRequest(
-            method=incoming.method,
-            path=incoming.path,
-            headers=headers,
-            body=b"",
-            query=incoming.args.to_dict(),
-            nursery=incoming.nursery,
-            request_id=request_id_from(headers),
-            peer=incoming.remote_addr,
-        )
-        logs.request_id.set(request.request_id)
-        close = False
+    async def answer(self, request: HttpRequest, body: BodyReader) -> Reply:
+        """The answer to *request*, whose body is read on the way. Raises nothing but
+        cancellation."""
+        answer: Answer | StreamAnswer
         try:
-            found = self._table.find(request.method, request.path)
-            if isinstance(found, CortexError):
-                raise found
-            request.params = found.params
-            if self._guard is not None:
-                self._guard(request, found.route)
-            close = True  # until the body is read, what remains of it would be the next request
-            await _read_body(incoming, request)
-            close = False
-            answer = await found.route.handler(request)
+            answer = await self._answer(request, body)
         except Exception as exc:
-            answer = self._failed(request, exc)
-        return _respond(answer, request.request_id, request.method, close=close)
+            answer = self.failed(request, exc)
+        return Reply(answer, close=not body.complete)
 
-    def _failed(self, request: HttpRequest, exc: Exception) -> Answer:
+    async def stream(self, request: HttpRequest, writer: StreamWriter) -> Answer | None:
+        """Run the answer of *writer* to its end. The answer to give instead, where it failed before
+        its status was sent. After that a failure leaves the writer without its end."""
+        answer = writer.answer
+        try:
+            await answer.produce(writer)
+            await writer.finish()
+        except (ClientStalled, trio.BrokenResourceError) as exc:
+            if not writer.lost:
+                return self._failed_stream(request, writer, exc)
+        except Exception as exc:
+            return self._failed_stream(request, writer, exc)
+        return None
+
+    def failed(self, request: HttpRequest, exc: Exception) -> Answer:
+        """The answer to a request that ended in *exc*."""
         error = as_cortex_error(exc)
         if isinstance(error, InternalError):
             log.error("request failed", exc=exc, path=clip(request.path))
-        renderer = self._renderer(request.path)
-        return renderer(error, request.request_id)
+        return self._renderer(request.path)(error, request.request_id)
+
+    def _failed_stream(
+        self, request: HttpRequest, writer: StreamWriter, exc: Exception
+    ) -> Answer | None:
+        render = writer.answer.render_error
+        error = as_cortex_error(exc)
+        if writer.committed:
+            log.error("stream cut short", exc=exc, path=clip(request.path))
+            return None
+        if render is None or isinstance(error, InternalError):
+            return self.failed(request, exc)
+        return render(error, request.request_id)
+
+    async def _answer(self, request: HttpRequest, body: BodyReader) -> Answer | StreamAnswer:
+        headers, method = request.headers, request.method
+        if "upgrade" in headers and method == "GET" and _is_websocket(headers["upgrade"]):
+            raise UpgradeRequired("WebSockets are not spoken here; send the request over HTTP")
+        if method == "OPTIONS":
+            return self._options(request.path)
+        found = self._table.find(method, request.path)
+        if isinstance(found, CortexError):
+            raise found
+        request.params = found.params
+        if self._guard is not None:
+            self._guard(request, found.route)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # Two framings: a proxy in front may have believed the other one (request smuggling).
+            raise BadRequest("content-length and transfer-encoding exclude each other")
+        if "expect" in headers and headers["expect"].lower() != "100-continue":
+            raise ExpectationFailed(f"nobody here can meet {clip(headers['expect'])}")
+        decoder = decoder_for(headers.get("content-encoding"))
+        if method not in BODILESS:
+            request.body = await body.read()
+            if decoder is not None:
+                request.body = await decode(request.body, decoder, self.max_body_bytes)
+        return await found.route.handler(request)
+
+    def _options(self, path: str) -> Answer:
+        """What may be done with *path*. No page of another origin is told that it may."""
+        methods = self._table.methods(path)
+        if isinstance(methods, CortexError):
+            raise methods
+        return Answer(
+            b"", HTTPStatus.NO_CONTENT, {"allow": ", ".join(sorted(methods | {"OPTIONS"}))}
+        )
 
     def _renderer(self, path: str) -> ErrorRenderer:
         route = self._table.any_route(path)
@@ -188,6 +172,25 @@ class _Edge:
         if self._render_error_for is not None:
             return self._render_error_for(path)
         return self._render_error
+
+
+def response_headers(
+    answer: Answer | StreamAnswer, request_id: str, *, close: bool
+) -> dict[str, str]:
+    """The headers of *answer*, all of them but those that frame a stream's body."""
+    if isinstance(answer, StreamAnswer):
+        # nginx buffers streams unless it is told not to
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers["content-type"] = answer.content_type
+    elif answer.status == HTTPStatus.NO_CONTENT:
+        headers = {}
+    else:
+        headers = {"content-length": str(len(answer.body)), "content-type": answer.content_type}
+    headers |= answer.headers
+    headers["x-request-id"] = headers["request-id"] = request_id
+    if close:
+        headers["connection"] = "close"
+    return headers
 
 
 def as_cortex_error(exc: BaseException) -> CortexError:
@@ -203,41 +206,5 @@ def as_cortex_error(exc: BaseException) -> CortexError:
     return InternalError("an internal error occurred; the log has its cause")
 
 
-async def _read_body(incoming: Any, request: HttpRequest) -> None:
-    headers = request.headers
-    if "content-length" in headers and "transfer-encoding" in headers:
-        # Two framings: a proxy in front may have believed the other one (request smuggling).
-        raise BadRequest("content-length and transfer-encoding exclude each other")
-    encoding = headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", ""):
-        raise UnsupportedMediaType(f"content-encoding {clip(encoding)} is not supported")
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return
-    try:
-        request.body = await incoming.get_data(cache=False)
-    except RequestEntityTooLarge as exc:
-        limit = incoming.max_content_length // (1024 * 1024)
-        raise PayloadTooLarge(f"the request body is larger than {limit} MiB") from exc
-    except RequestTimeout as exc:
-        raise BadRequest("the request body did not arrive in time", code="body_timeout") from exc
-
-
-def _respond(
-    answer: Answer | StreamAnswer, request_id: str, method: str, *, close: bool
-) -> QuartResponse:
-    if isinstance(answer, StreamAnswer):
-        response = QuartResponse(answer.chunks, answer.status)
-        response.timeout = None  # Quart's default ends a response after 60 s
-        response.headers["cache-control"] = "no-cache"
-        response.headers["x-accel-buffering"] = "no"  # nginx buffers streams otherwise
-    else:
-        response = QuartResponse(b"" if method == "HEAD" else answer.body, answer.status)
-        response.headers["content-length"] = str(len(answer.body))
-    response.headers["content-type"] = answer.content_type
-    for name, value in answer.headers.items():
-        response.headers[name] = value
-    response.headers["x-request-id"] = request_id
-    response.headers["request-id"] = request_id
-    if close:
-        response.headers["connection"] = "close"
-    return response
+def _is_websocket(upgrade: str) -> bool:
+    return any(name.strip().lower() == "websocket" for name in upgrade.split(","))

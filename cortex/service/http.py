@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -20,11 +20,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 @attrs.define(eq=False)
 class HttpRequest:
-    """One request with its whole body.
+    """One request with its whole body, decoded.
 
-    ``headers`` have lower-case names (the last of repeated ones wins). ``nursery`` lives exactly as
-    long as the response: it is cancelled when the client goes away, and with it everything that was
-    started in it. ``caller`` is whom the guard has recognised; None where nobody asked.
+    ``headers`` have lower-case names (the last of repeated ones wins). The task that serves a
+    request, and with it everything under it, is cancelled when the client goes away. ``caller`` is
+    whom the guard has recognised; None where nobody asked.
     """
 
     method: str
@@ -32,7 +32,6 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes
     query: Mapping[str, str]
-    nursery: trio.Nursery
     request_id: str
     peer: str | None = None
     params: Mapping[str, str] = attrs.field(factory=dict)
@@ -50,22 +49,62 @@ class Answer:
     content_type: str = JSON
 
 
+@attrs.frozen
+class Pace:
+    """Seconds: until the status is sent although nothing came yet, between keep-alives, and how
+    long a client may take no data."""
+
+    commit_after: float = 5.0
+    keep_alive: float = 2.0
+    stall: float = 300.0
+
+
+class Writer(Protocol):
+    """What a streamed answer is written with."""
+
+    @property
+    def committed(self) -> bool:
+        """Whether the status has been sent: from then on failures have to be said in band."""
+        ...
+
+    async def commit(self) -> None:
+        """Send the status and the answer's opening, unless that has been done."""
+        ...
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Write whole frames, behind the status; *last* ends the response in the same breath.
+
+        `ClientStalled` after the stall bound, BrokenResourceError when the client has gone.
+        Returns without a checkpoint where the client takes the data at once.
+        """
+        ...
+
+
+ErrorRenderer = Callable[[CortexError, str], Answer]  # the error and the request id
+
+
 @attrs.frozen(eq=False)
 class StreamAnswer:
-    """A response whose body comes in chunks, each written as it comes.
+    """A response that is written while it comes into being.
 
-    The sender closes the channel at the end; when it closes it early nothing more is written and,
-    the terminating chunk excepted, the client sees what was sent.
+    The server calls ``produce``, once, in the task that serves the request. What it raises before
+    the status is committed is answered as a status, by ``render_error`` or else by the route's
+    renderer; what it raises after that cuts the response short. The status is also committed, with
+    what ``opening`` returns, when ``pace`` says so, and in silences ``filler`` gives a keep-alive,
+    or nothing where none may stand.
     """
 
-    chunks: trio.MemoryReceiveChannel[bytes]
+    produce: Callable[[Writer], Awaitable[None]]
+    pace: Pace = attrs.field(factory=Pace)
+    opening: Callable[[], bytes] = bytes
+    filler: Callable[[], bytes] = bytes
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=dict)
     content_type: str = EVENT_STREAM
+    render_error: ErrorRenderer | None = None
 
 
 Handler = Callable[[HttpRequest], Awaitable[Answer | StreamAnswer]]
-ErrorRenderer = Callable[[CortexError, str], Answer]  # the error and the request id
 
 
 @attrs.frozen

@@ -51,11 +51,16 @@ class RouteTable:
             return NotFound(f"no route {clip(path)}")
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
-            allowed = sorted(set(methods) | ({"HEAD"} if "GET" in methods else set()))
+            allowed = sorted(_allowed(methods))
             return MethodNotAllowed(
                 f"{clip(path)} takes {', '.join(allowed)}", extras={"allow": allowed}
             )
         return Match(route, params)
+
+    def methods(self, path: str) -> frozenset[str] | CortexError:
+        """The methods that *path* takes, or the 404 that is the answer."""
+        methods, _ = self._methods(path)
+        return NotFound(f"no route {clip(path)}") if methods is None else _allowed(methods)
 
     def any_route(self, path: str) -> Route | None:
         """Some route on *path*, for its error renderer."""
@@ -71,3 +76,8 @@ class RouteTable:
             if match:
                 return methods, match.groupdict()
         return None, {}
+
+
+def _allowed(methods: Iterable[str]) -> frozenset[str]:
+    found = frozenset(methods)
+    return found | ({"HEAD"} if "GET" in found else set())

@@ -11,11 +11,11 @@ from typing import Any
 import hypercorn
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from cortex.service import logs
+from cortex.service.http11 import Http11Connection
 
 # hypercorn shields its writes from cancellation. Without this bound a client that keeps its
 # connection but takes no data would hold a task and its buffers for as long as it likes.
@@ -116,7 +116,9 @@ class _Connections:
         try:
             # hypercorn's annotation knows TLS streams only; its code asks which kind it has.
             tcp_stream: Any = stream
-            await TCPServer(self._app, self._config, self._context, ConnectionState({}), tcp_stream)
+            await Http11Connection(
+                self._app, self._config, self._context, ConnectionState({}), tcp_stream
+            )
         except Exception as exc:
             log.error("connection failed", exc=exc)
         finally:

@@ -20,6 +20,7 @@ _ANTHROPIC: tuple[tuple[type[CortexError], int, str], ...] = (
     (errors.NotFound, 404, "not_found_error"),
     (errors.Conflict, 409, "conflict_error"),
     (errors.PayloadTooLarge, 413, "request_too_large"),
+    (errors.UnsupportedMediaType, 400, "invalid_request_error"),
     (errors.RateLimited, 429, "rate_limit_error"),
     (errors.Overloaded, OVERLOADED, "overloaded_error"),
     (errors.Unavailable, OVERLOADED, "overloaded_error"),

@@ -36,9 +36,9 @@ from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.read_text import read_text
-from cortex.service.edge import make_app
+from cortex.service.http import Pace
+from cortex.service.quart_app import make_app
 from cortex.service.serve import listen, serve
-from cortex.service.stream import Pace
 from cortex.wire import neuron as wire
 
 DEMO_FILES = Path(__file__).resolve().parents[2] / "cortex" / "neuron" / "demo"

@@ -228,7 +228,7 @@ async def test_a_page_that_rebinds_its_name_is_refused(served, host, method):
 
 
 def from_peer(peer: str | None, host: str) -> HttpRequest:
-    return HttpRequest("GET", "/fleet", {"host": host}, b"", {}, None, "req_1", peer)
+    return HttpRequest("GET", "/fleet", {"host": host}, b"", {}, "req_1", peer)
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.1.2.3", "::1"])

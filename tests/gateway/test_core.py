@@ -11,6 +11,7 @@ from fakes.control_plane import ControlPlane, control_plane
 from fakes.gateway import chat, payloads
 from fakes.neuron import FakeNeuron, Reply, chunk, error_reply, json_reply
 from fakes.raw_server import RawServer
+from fakes.streams import collect
 
 from cortex.config.catalogue import CatalogueEntry
 from cortex.config.gateway import GatewayConfig, GatewaySettings
@@ -46,25 +47,24 @@ class Bench:
     plane: ControlPlane
     upstream: PooledUpstream
 
-    def request(self, nursery, headers=None, request_id="req_1") -> HttpRequest:
-        return HttpRequest("POST", PATH, headers or {}, b"", {}, nursery, request_id)
+    def request(self, headers=None, request_id="req_1") -> HttpRequest:
+        return HttpRequest("POST", PATH, headers or {}, b"", {}, request_id)
 
     async def unary(self, *, headers=None, model="m", **fields):
         body = chat(model, **fields)
-        async with trio.open_nursery() as nursery:
-            job = Job("openai-chat", model, PATH, body, stream=False)
-            answer, resolved = await self.core.unary(self.request(nursery, headers), job)
-            assert resolved == "m"
-            return answer
+        job = Job("openai-chat", model, PATH, body, stream=False)
+        answer, resolved = await self.core.unary(self.request(headers), job)
+        assert resolved == "m"
+        return answer
 
-    async def stream(self, nursery, *, headers=None) -> bytes:
+    async def stream(self, *, headers=None) -> bytes:
         job = Job("openai-chat", "m", PATH, chat(stream=True), stream=True)
         answer = await self.core.stream(
-            self.request(nursery, headers),
+            self.request(headers),
             job,
             lambda model: PassThrough(model=model, requested="m", include_usage=False),
         )
-        return b"".join([data async for data in answer.chunks])
+        return await collect(answer)
 
     def requests(self) -> dict[str, float]:
         return {
@@ -127,8 +127,7 @@ async def test_what_one_replica_refuses_another_serves(reply, stream):
         bad.scripts["/models"] = lambda asked: json_reply([]) if bad.counts[PATH] else None
     async with bench(bad, good) as b:
         if stream:
-            async with trio.open_nursery() as nursery:
-                assert (await b.stream(nursery)).endswith(b"data: [DONE]\n\n")
+            assert (await b.stream()).endswith(b"data: [DONE]\n\n")
         else:
             answer = await b.unary()
             assert answer["choices"][0]["message"]["content"] == "Hello, world"
@@ -259,8 +258,7 @@ async def test_after_the_first_byte_nothing_is_retried():
         frames=[chunk("m", {"content": "a"})], content_type="text/event-stream", abort=True
     )
     async with bench(cut, good) as b:
-        async with trio.open_nursery() as nursery:
-            last = payloads(await b.stream(nursery))[-1]
+        last = payloads(await b.stream())[-1]
         assert last["error"]["code"] == "upstream_error"
         assert good.counts[PATH] == 0
         assert b.held() == 0

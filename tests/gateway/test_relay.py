@@ -8,6 +8,7 @@ import trio
 from fakes.anthropic_client import Accumulator
 from fakes.gateway import payloads, text_of
 from fakes.neuron import chunk
+from fakes.streams import RecordingSink, run_stream
 from prometheus_client import CollectorRegistry
 
 from cortex.errors import NoHealthyNode, Overloaded, UpstreamError
@@ -17,8 +18,7 @@ from cortex.gateway.exchange import Exchange
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.relay import DRAIN_SECONDS, relay
 from cortex.gateway.upstream import Broken
-from cortex.service.http import HttpRequest
-from cortex.service.stream import BUFFER, Pace
+from cortex.service.http import Pace
 from cortex.translate.anthropic import read_messages
 from cortex.wire.sse import FrameReader
 
@@ -41,6 +41,11 @@ class Script:
     headers: dict[str, str] = attrs.field(factory=dict)
     opened: int = 0
     closed: int = 0
+    at_hand: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return not self.parts
 
     @asynccontextmanager
     async def open(self):
@@ -71,38 +76,41 @@ class Script:
 
 @attrs.define(eq=False)
 class Case:
-    """One relayed request; ``chunks`` are what the client got, and when."""
+    """One relayed request, and what its client got."""
 
     script: Script
     encoder: object = attrs.field(
         factory=lambda: PassThrough(model="m", requested="m", include_usage=False)
     )
     registry: CollectorRegistry = attrs.field(factory=CollectorRegistry)
-    chunks: list[tuple[float, bytes]] = attrs.field(factory=list)
-    committed_at: float | None = None
-    start: float = 0.0
+    sink: RecordingSink = attrs.field(factory=RecordingSink)
 
     @property
     def now(self) -> float:
-        return trio.current_time() - self.start
+        return self.sink.now
 
     @property
     def body(self) -> bytes:
-        return b"".join(data for _, data in self.chunks)
+        return self.sink.body
+
+    @property
+    def chunks(self) -> list[tuple[float, bytes]]:
+        return self.sink.chunks
+
+    @property
+    def committed_at(self) -> float:
+        return self.sink.begun[0][0]
 
     async def run(self, *, leave_after: float | None = None) -> None:
         """Relay to a client that reads, and may leave after some time."""
-        self.start = trio.current_time()
-        exchange = Exchange(GatewayMetrics(self.registry), "d", "m", self.start, stream=True)
+        start = self.sink.start = trio.current_time()
+        exchange = Exchange(GatewayMetrics(self.registry), "d", "m", start, stream=True)
         exchange.resolved("m")
-        async with trio.open_nursery() as nursery:
+        answer = relay(exchange, self.script.open, self.encoder, PACE)
+        with trio.CancelScope() as scope:
             if leave_after is not None:
-                nursery.cancel_scope.deadline = self.start + leave_after
-            request = HttpRequest("POST", "/x", {}, b"", {}, nursery, "req_1")
-            answer = await relay(request, exchange, self.script.open, self.encoder, PACE)
-            self.committed_at = self.now
-            async for data in answer.chunks:
-                self.chunks.append((self.now, data))
+                scope.deadline = start + leave_after
+            await run_stream(answer, self.sink)
 
     def ends(self) -> dict[str, float]:
         return {
@@ -290,29 +298,34 @@ async def test_a_client_that_leaves_ends_the_upstream_call_at_once(autojump_cloc
 
 
 async def test_a_client_that_reads_nothing_is_given_up_after_the_stall_bound(autojump_clock):
-    case = Case(Script([FIRST, *WORDS * BUFFER, LAST, DONE]))
-    start = trio.current_time()
-    exchange = Exchange(GatewayMetrics(case.registry), "d", "m", start, stream=True)
-    async with trio.open_nursery() as nursery:
-        request = HttpRequest("POST", "/x", {}, b"", {}, nursery, "req_1")
-        answer = await relay(request, exchange, case.script.open, case.encoder, PACE)
-    assert trio.current_time() - start == PACE.stall
+    case = Case(Script([FIRST, *WORDS, LAST, DONE]))
+    case.sink.stalled = True
+    await case.run()
+    assert case.now == PACE.stall
     assert case.script.closed == 1
     assert case.ends() == {"499": 1}
-    answer.chunks.close()
 
 
 async def test_a_response_that_is_gone_ends_the_upstream_call(autojump_clock):
     case = Case(Script([1.0, FIRST, *WORDS, 1000.0]))
-    start = trio.current_time()
-    exchange = Exchange(GatewayMetrics(case.registry), "d", "m", start, stream=True)
-    async with trio.open_nursery() as nursery:
-        request = HttpRequest("POST", "/x", {}, b"", {}, nursery, "req_1")
-        answer = await relay(request, exchange, case.script.open, case.encoder, PACE)
-        answer.chunks.close()
-    assert trio.current_time() - start == 1
+    case.sink.gone = True
+    await case.run()
     assert case.script.closed == 1
     assert case.ends() == {"499": 1}
+
+
+async def test_the_end_goes_out_with_the_last_frame_where_it_came_with_it(autojump_clock):
+    case = Case(Script([b"".join(WHOLE)], at_hand=True))
+    await case.run()
+    assert case.chunks == [(0, b"".join(WHOLE))]
+    assert case.sink.ended
+
+
+async def test_how_the_body_ends_behind_the_last_frame_is_of_no_consequence(autojump_clock):
+    case = Case(Script([*WHOLE, Broken("reset")]))
+    await case.run()
+    assert case.body == b"".join(WHOLE)
+    assert case.ends() == {"200": 1}
 
 
 async def test_an_upstream_error_after_the_client_has_gone_counts_once(autojump_clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -190,9 +191,45 @@ async def test_names_of_python_are_plain_data(attacked, dialect):
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "gzip, gzip", "x" * 500])
+def encoding_code(answer, dialect: str) -> str:
+    error = answer.json()["error"]
+    return error["details"]["error_code"] if dialect == "anthropic" else error["code"]
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "gzip, zstd", "x" * 500])
 async def test_an_encoding_we_do_not_read_is_refused(attacked, dialect, encoding):
     answer = await attacked.client.post(
         PATHS[dialect], content=b"{}", headers={"content-encoding": encoding}
     )
-    assert_refused(answer, dialect, 400, 415)
+    assert_refused(answer, dialect, 400 if dialect == "anthropic" else 415)
+    assert encoding_code(answer, dialect) == "request_body_encoding_unsupported"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_what_its_encoding_says_is_400(attacked, dialect, encoding):
+    answer = await attacked.client.post(
+        PATHS[dialect], content=b"{}", headers={"content-encoding": encoding}
+    )
+    assert_refused(answer, dialect, 400)
+    assert encoding_code(answer, dialect) == "request_body_encoding_invalid"
+
+
+async def test_a_bomb_is_413(attacked, neuron, dialect):
+    before = neuron.counts[CHAT]
+    bomb = gzip.compress(b" " * (32 << 20), compresslevel=1)
+    answer = await attacked.client.post(
+        PATHS[dialect], content=bomb, headers={"content-encoding": "gzip"}
+    )
+    assert_refused(answer, dialect, 413)
+    assert encoding_code(answer, dialect) == "request_body_too_large_after_decoding"
+    assert neuron.counts[CHAT] == before
+
+
+async def test_a_compressed_body_is_read_like_any_other(attacked, neuron, dialect):
+    answer = await attacked.client.post(
+        PATHS[dialect],
+        content=gzip.compress(json.dumps(body(dialect)).encode()),
+        headers={"content-encoding": "gzip"},
+    )
+    assert answer.status_code == 200
+    assert neuron.last(CHAT).json["messages"][-1]["content"] == "Hi"

@@ -109,7 +109,48 @@ WEBSOCKET = (
 @pytest.mark.parametrize("lines", [WEBSOCKET, WEBSOCKET[:2]], ids=["whole", "half"])
 async def test_a_websocket_is_declined(attacked, path, lines):
     answer = await attacked.raw_start(request(*lines, path=path, method="GET"))
-    assert answer.split()[1] in (b"400", b"403")
+    assert answer.startswith(b"HTTP/1.1 426")
+    assert b"\r\nupgrade:" not in answer.lower()
+
+
+H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__")
+
+
+async def test_an_offer_of_http_2_is_not_taken_up(attacked):
+    data = request(*H2C, path="/livez", method="GET")
+    data += request(b"connection: close", path="/livez", method="GET")
+    answer = await attacked.raw(data)
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert b"101" not in answer.split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    "first", [b"", request(path="/livez", method="GET")], ids=["at-once", "then"]
+)
+async def test_the_preface_of_http_2_is_400_and_the_end(attacked, first):
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    answer = await attacked.raw(first + preface)
+    assert b"HTTP/1.1 400" in answer
+    assert answer.count(b"HTTP/1.1") == 1 + bool(first)
+
+
+async def test_an_expectation_that_nobody_can_meet_is_417(attacked, neuron):
+    before = neuron.counts[CHAT]
+    lines = (LENGTH, b"connection: close", b"expect: miracles")
+    answer = await attacked.raw(request(*lines, body=GOOD))
+    assert answer.startswith(b"HTTP/1.1 417")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert neuron.counts[CHAT] == before
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, "/v1/models", "/fleet"])
+async def test_a_preflight_learns_the_methods_and_gets_no_leave(attacked, path):
+    lines = (b"origin: https://evil.example", b"access-control-request-method: POST")
+    answer = await attacked.raw(request(*lines, b"connection: close", path=path, method="OPTIONS"))
+    assert answer.startswith(b"HTTP/1.1 204")
+    allow = b"GET, HEAD, OPTIONS" if path in ("/v1/models", "/fleet") else b"OPTIONS, POST"
+    assert b"\r\nallow: %b\r\n" % allow in answer
+    assert b"access-control" not in answer.lower()
 
 
 async def test_a_client_that_waits_to_be_told_to_go_on_is_told(attacked):

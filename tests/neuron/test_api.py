@@ -79,8 +79,7 @@ ROUTE = Route("GET", "/", _nothing)
 
 def ask(authorization: str | None) -> HttpRequest:
     headers = {} if authorization is None else {"authorization": authorization}
-    nursery: Any = None
-    return HttpRequest("GET", "/", headers, b"", {}, nursery, "r")
+    return HttpRequest("GET", "/", headers, b"", {}, "r")
 
 
 async def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

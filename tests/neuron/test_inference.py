@@ -27,7 +27,7 @@ from fakes.served_neuron import (
 )
 
 from cortex.service import metrics
-from cortex.service.stream import Pace
+from cortex.service.http import Pace
 from cortex.text.template import ChatTemplate
 
 ROUTE = "/v1/chat/completions"

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from cortex.errors import CortexError, ModelNotFound, Overloaded
-from cortex.service.edge import make_app
-from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
+from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer, Writer
+from cortex.service.quart_app import make_app
 from cortex.service.serve import listen, serve
 from cortex.wire import json
 
@@ -41,21 +41,17 @@ class Service:
         raise RuntimeError("secret detail")
 
     async def stream(self, request: HttpRequest) -> StreamAnswer:
-        send, receive = trio.open_memory_channel[bytes](0)
-
-        async def pump() -> None:
+        async def produce(writer: Writer) -> None:
             try:
-                with send:
-                    for n in range(3):
-                        await send.send(b"data: %d\n\n" % n)
-                    if request.query.get("hang"):
-                        self.streamed.set()
-                        await trio.sleep_forever()
+                for n in range(3):
+                    await writer.write(b"data: %d\n\n" % n)
+                if request.query.get("hang"):
+                    self.streamed.set()
+                    await trio.sleep_forever()
             finally:
                 self.gone.set()
 
-        request.nursery.start_soon(pump)
-        return StreamAnswer(receive)
+        return StreamAnswer(produce)
 
     async def wait(self, request: HttpRequest) -> Answer:
         self.streamed.set()

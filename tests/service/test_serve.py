@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from cortex.errors import CortexError
-from cortex.service.edge import make_app
-from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
+from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer, Writer
+from cortex.service.quart_app import make_app
 from cortex.service.serve import listen, serve, split_address, url_of
 
 
@@ -26,16 +26,12 @@ class Service:
         self.begun = trio.Event()
 
     async def flood(self, request: HttpRequest) -> StreamAnswer:
-        send, receive = trio.open_memory_channel[bytes](0)
+        async def produce(writer: Writer) -> None:
+            while True:
+                await writer.write(b"x" * 65536)
+                self.begun.set()
 
-        async def pump() -> None:
-            with send:
-                while True:
-                    await send.send(b"x" * 65536)
-                    self.begun.set()
-
-        request.nursery.start_soon(pump)
-        return StreamAnswer(receive)
+        return StreamAnswer(produce)
 
     async def held(self, request: HttpRequest) -> Answer:
         self.begun.set()

@@ -27,7 +27,7 @@ ALL = [cls for cls in every_class() if cls.__module__ == "cortex.errors"]
         (errors.MethodNotAllowed("x"), 405, "invalid_request_error"),
         (errors.Conflict("x"), 409, "conflict_error"),
         (errors.PayloadTooLarge("x"), 413, "request_too_large"),
-        (errors.UnsupportedMediaType("x"), 415, "invalid_request_error"),
+        (errors.UnsupportedMediaType("x"), 400, "invalid_request_error"),
         (errors.Unprocessable("x"), 422, "invalid_request_error"),
         (errors.RateLimited("x"), 429, "rate_limit_error"),
         (errors.Overloaded("x"), 529, "overloaded_error"),

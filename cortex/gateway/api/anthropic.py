@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import attrs
 
@@ -63,6 +64,9 @@ class AnthropicApi:
                 raise
             found = anthropic_answer(error, request.request_id, model)
         headers = {"anthropic-version": _version(request)}
+        if isinstance(found, StreamAnswer):
+            render = partial(anthropic_answer, model=conversation.model)
+            found = attrs.evolve(found, render_error=render)
         return attrs.evolve(found, headers={**found.headers, **headers})
 
     async def _answer(
