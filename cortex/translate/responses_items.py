@@ -282,7 +282,6 @@ class ItemWriter:
         if item.spoken:
             last = item is self._items[-1]
             return self._close(item, "incomplete" if cut and last else "completed")
-        item.changed = True
         if item.whole():
             return self._close(item, "completed")
         if not cut:
