@@ -105,7 +105,8 @@ def options_of(name: str) -> set[str]:
     commands = [command]
     if isinstance(command, click.Group):  # whose subcommands the pages do not tell apart here
         commands += command.commands.values()
-    found = {option for each in commands for p in each.params for option in p.opts}
+    params = [param for each in commands for param in each.params]
+    found = {option for p in params for option in (*p.opts, *p.secondary_opts)}
     return found | {"--help", "-h"}
 
 

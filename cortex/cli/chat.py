@@ -11,12 +11,14 @@ from typing import Any
 import attrs
 import click
 
-from cortex.cli.client import GatewayClient, endpoint_option, open_client
+from cortex.cli.client import GatewayClient, gateway_options, open_client
 from cortex.cli.exits import Failed
 from cortex.wire import json
 from cortex.wire.sse import FrameReader
 
 Json = dict[str, Any]
+
+LOADING = b": loading "  # a comment of the gateway while the model is on its way
 
 
 @click.command()
@@ -26,7 +28,7 @@ Json = dict[str, Any]
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of an answer.")
 @click.option("--no-think", is_flag=True, help="Ask the model to answer without reasoning.")
-@endpoint_option
+@gateway_options
 def chat(
     question: tuple[str, ...],
     model: str | None,
@@ -35,6 +37,7 @@ def chat(
     max_tokens: int | None,
     no_think: bool,
     endpoint: str,
+    key: str | None,
 ) -> None:
     """Talk to a model: once with QUESTION, else a turn for each line of standard input.
 
@@ -48,7 +51,7 @@ def chat(
         options["max_tokens"] = max_tokens
     if no_think:
         options["chat_template_kwargs"] = {"enable_thinking": False}
-    with open_client(endpoint) as client:
+    with open_client(endpoint, key) as client:
         model = model or choose_model(client.get("/v1/models").get("data") or [])
         conversation = Conversation(client, model, options, system)
         if question:
@@ -141,6 +144,8 @@ class Conversation:
                         return
                     if frame.data is not None:
                         answer.feed(_event(frame.data))
+                    elif frame.raw.startswith(LOADING):
+                        answer.wait(frame.raw[1:].decode(errors="replace"))
         if not answer.finished:
             answer.end()
             raise Failed("the answer broke off")
@@ -168,6 +173,7 @@ class _Answer:
     finished: bool = False
     _dimmed: bool = False
     _line_open: bool = False
+    _status_shown: bool = False
 
     def feed(self, event: Json) -> None:
         for choice in event.get("choices") or []:
@@ -185,8 +191,21 @@ class _Answer:
             if choice.get("finish_reason"):
                 self.finished = True
 
+    def wait(self, text: str) -> None:
+        """Show why nothing comes yet, on a terminal."""
+        if sys.stderr.isatty():
+            shown = "".join(c for c in text if c.isprintable()).strip()
+            click.echo(f"\r\x1b[2K({shown})", err=True, nl=False)
+            self._status_shown = True
+
+    def _clear_status(self) -> None:
+        if self._status_shown:
+            click.echo("\r\x1b[2K", err=True, nl=False)
+            self._status_shown = False
+
     def end(self) -> None:
         """Leave the terminal at the start of an undimmed line."""
+        self._clear_status()
         if self._dimmed:
             click.echo("\x1b[0m", nl=False)
             self._dimmed = False
@@ -195,6 +214,7 @@ class _Answer:
             self._line_open = False
 
     def _write(self, text: str, *, dim: bool) -> None:
+        self._clear_status()
         terminal = sys.stdout.isatty()
         if dim and not terminal:
             return

@@ -25,13 +25,24 @@ STREAM_SILENCE_SECONDS = 120.0
 
 endpoint_option: Callable[[F], F] = click.option(
     "--endpoint",
+    "--url",
     "-e",
+    "endpoint",
     default=DEFAULT_ENDPOINT,
     envvar="CORTEX_ENDPOINT",
     metavar="URL",
     show_default=True,
     help="The gateway.  [env: CORTEX_ENDPOINT]",
 )
+# Not from the environment by click, so that --help does not show it: `open_client` reads it.
+key_option: Callable[[F], F] = click.option(
+    "--key", metavar="KEY", help="Key of the API, where it wants one.  [env: CORTEX_API_KEY]"
+)
+
+
+def gateway_options(command: F) -> F:
+    """``--endpoint`` and ``--key``, for every command that asks a gateway."""
+    return endpoint_option(key_option(command))
 
 
 class Refused(Failed):
@@ -61,12 +72,13 @@ class GatewayClient:
             return self._body(self._client.post(path, json=body, timeout=_timeout(read)))
 
     @contextmanager
-    def stream(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[bytes]]:
-        """The bytes of a streaming answer as they come."""
+    def stream(self, path: str, body: dict[str, Any] | None = None) -> Iterator[Iterator[bytes]]:
+        """The bytes of a streaming answer as they come; of a GET without a *body*."""
         timeout = _timeout(STREAM_SILENCE_SECONDS)
+        method = "GET" if body is None else "POST"
         with (
             self._reaching(),
-            self._client.stream("POST", path, json=body, timeout=timeout) as response,
+            self._client.stream(method, path, json=body, timeout=timeout) as response,
         ):
             if response.status_code != 200:
                 response.read()
@@ -100,12 +112,12 @@ class GatewayClient:
 
 
 @contextmanager
-def open_client(endpoint: str) -> Iterator[GatewayClient]:
-    """A client of the gateway at *endpoint*; ``CORTEX_API_KEY`` is its key where it wants one."""
+def open_client(endpoint: str, key: str | None = None) -> Iterator[GatewayClient]:
+    """A client of the gateway at *endpoint*; without *key* ``CORTEX_API_KEY`` is the key."""
     url = urlsplit(endpoint)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise Misconfigured(f"--endpoint: expected an http or https URL, got {endpoint!r}")
-    key = os.environ.get("CORTEX_API_KEY")
+    key = key or os.environ.get("CORTEX_API_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     # A proxy for the way out has no business on the way to one's own machine.
     local = url.hostname in ("localhost", "::1") or url.hostname.startswith("127.")

@@ -11,7 +11,7 @@ import click
 import httpx
 import trio
 
-from cortex.cli.tables import progress_words
+from cortex.cli.tables import loading_of, loading_words
 
 Json = dict[str, Any]
 
@@ -140,5 +140,5 @@ def _stage(health: Json, models: Any) -> str:
     entries = models if isinstance(models, list) else (models or {}).get("models") or []
     for entry in entries:
         if entry.get("id") == name and entry.get("progress"):
-            return f"loading {name}: {progress_words(entry['progress'])}"
+            return f"loading {name}: {loading_words(loading_of(entry['progress']))}"
     return f"loading {name}" if name else "waiting for the gateway"

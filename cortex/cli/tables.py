@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +27,7 @@ def console(*, stderr: bool = False) -> Console:
 def table(*columns: str) -> Table:
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("VRAM", "USED", "TOTAL", "IN FLIGHT", "CONTEXT")
+        numeric = column in ("VRAM", "SIZE", "USED", "TOTAL", "IN FLIGHT", "CONTEXT")
         drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return drawn
 
@@ -35,10 +36,9 @@ def nodes_table(nodes: Iterable[Json]) -> Table:
     drawn = table("NODE", "STATE", "VERSION", "DEVICES", "USED", "TOTAL", "ENDPOINT")
     for node in nodes:
         devices = node.get("devices") or []
-        healthy = bool(node.get("healthy"))
         drawn.add_row(
             _text(node.get("name")),
-            Text("healthy", "green") if healthy else Text("unreachable", "red"),
+            _node_state(node),
             _text(node.get("version")),
             _text(", ".join(str(d.get("name", "?")) for d in devices) or None),
             mebibytes(_sum(d.get("vram_used_mb") for d in devices)),
@@ -48,15 +48,23 @@ def nodes_table(nodes: Iterable[Json]) -> Table:
     return drawn
 
 
+def _node_state(node: Json) -> Text:
+    if not node.get("healthy"):
+        return Text("unreachable", "red")
+    if node.get("circuit") not in (None, "closed"):
+        return Text("circuit open", "red")
+    status = node.get("status") or "ok"
+    return Text("healthy", "green") if status == "ok" else _text(status)
+
+
 def models_table(models: Iterable[Json]) -> Table:
     """Of the entries of ``/v1/models``."""
     drawn = table("MODEL", "STATE", "NODES", "CONTEXT", "VRAM")
     for model in models:
         locations = model.get("locations") or []
-        state = state_of(model)
         drawn.add_row(
             _text(model.get("id")),
-            Text(state, _STYLES.get(state, "dim")),
+            state_text({**model, "status": state_of(model)}),
             _text(", ".join(sorted({str(place.get("node")) for place in locations})) or None),
             _text((model.get("limit") or {}).get("context")),
             mebibytes(_sum(place.get("vram_estimate_mb") for place in locations)),
@@ -66,31 +74,60 @@ def models_table(models: Iterable[Json]) -> Table:
 
 def resident_table(residents: Iterable[Json]) -> Table:
     """Of the models `residents_of` finds."""
-    drawn = table("MODEL", "STATE", "NODE", "DEVICES", "VRAM", "IN FLIGHT")
+    drawn = table("MODEL", "NODE", "STATE", "SIZE", "PROCESSOR", "CONTEXT", "IN FLIGHT", "UNTIL")
     for model in residents:
-        status = str(model.get("status"))
-        shown = Text(status, _STYLES.get(status, ""))
-        if model.get("progress"):
-            shown.append(f" {progress_words(model['progress'])}")
         drawn.add_row(
             _text(model.get("id")),
-            shown,
             _text(model.get("node")),
-            _text(", ".join(str(index) for index in model.get("devices") or []) or None),
+            state_text(model),
             mebibytes(model.get("vram_used_mb")),
+            _text(model.get("processor")),
+            _text(model.get("context")),
             _text(model.get("in_flight")),
+            _text(until_words(model)),
         )
     return drawn
 
 
+def state_text(model: Json) -> Text:
+    """The state of a resident, and how far its load is."""
+    status = str(model.get("status"))
+    shown = Text(status, _STYLES.get(status, "dim"))
+    if model.get("loading"):
+        shown.append(" ").append_text(_text(loading_words(model["loading"])))
+    return shown
+
+
+def until_words(model: Json) -> str | None:
+    """When a resident goes if nobody uses it; None for one that is not loaded."""
+    if model.get("status") != "loaded":
+        return None
+    if model.get("pinned"):
+        return "pinned"
+    if model.get("in_flight"):
+        return "in use"
+    left = model.get("expires_in")
+    return "stays" if not isinstance(left, int | float) else f"in {duration(left)}"
+
+
 def residents_of(nodes: Iterable[Json]) -> list[Json]:
-    """Every model that is on a node or on its way, with the node's name."""
+    """Every model that is on a node or on its way, with the node's name and the processors."""
     return [
-        {"node": node.get("name"), **model}
+        {"node": node.get("name"), "processor": processor_of(node, model), **model}
         for node in nodes
         for model in node.get("models") or []
         if model.get("status") != "unloaded"
     ]
+
+
+def processor_of(node: Json, model: Json) -> str | None:
+    """The kind and the indices of the devices *model* is on: ``cuda 0,1``."""
+    kinds: dict[str, list[str]] = {}
+    known = {device.get("index"): device.get("kind") for device in node.get("devices") or []}
+    for index in model.get("devices") or []:
+        kinds.setdefault(str(known.get(index) or "device"), []).append(str(index))
+    words = [kind if kind == "cpu" else f"{kind} {','.join(own)}" for kind, own in kinds.items()]
+    return " + ".join(words) or None
 
 
 def state_of(model: Json) -> str:
@@ -103,18 +140,36 @@ def state_of(model: Json) -> str:
     return states[0] if states else "unloaded"
 
 
-def fraction_of(progress: Json) -> float | None:
+def part_of(loading: Json) -> float | None:
     """How much of a load's stage is done, 0 to 1; None when that is not known."""
+    part = loading.get("progress")
+    return min(1.0, max(0.0, part)) if isinstance(part, int | float) else None
+
+
+def loading_of(progress: Json) -> Json:
+    """What a neuron says of a load, as a gateway puts it: ``{stage, progress, eta}``."""
     done, total = progress.get("bytes_done"), progress.get("bytes_total")
-    if not isinstance(done, int) or not isinstance(total, int) or total <= 0:
-        return None
-    return min(1.0, done / total)
+    loading = {"stage": progress.get("stage"), "eta": progress.get("eta_seconds")}
+    if isinstance(done, int) and isinstance(total, int) and total > 0:
+        loading["progress"] = done / total
+    return loading
 
 
-def progress_words(progress: Json) -> str:
-    fraction = fraction_of(progress)
-    stage = str(progress.get("stage") or "loading")
-    return stage if fraction is None else f"{stage} {fraction:.0%}"
+def loading_words(loading: Json) -> str:
+    """``weights 42%, 12 s left``, as far as known."""
+    part, eta = part_of(loading), loading.get("eta")
+    words = str(loading.get("stage") or "loading")
+    if part is not None:
+        words += f" {part:.0%}"
+    return words + (f", {duration(eta)} left" if isinstance(eta, int | float) else "")
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``29 min``, ``3 h``: rounded up, so that what is to come is never 0 min away."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{math.ceil(seconds / 3600)} h"
 
 
 def mebibytes(value: object) -> str:

@@ -87,7 +87,14 @@ class Gateway:
         )
 
     def _fleet_api(self) -> FleetApi:
-        view = FleetView(self.fleet, self.pins, self.router.is_pinned, self.router.expires_in)
+        view = FleetView(
+            self.fleet,
+            self.pins,
+            self.router.is_pinned,
+            self.router.expires_in,
+            self.core.room.waiting,
+            self.names.model_ids,
+        )
         return FleetApi(
             self.names,
             self.fleet,

@@ -3,7 +3,7 @@ left out, never zero."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -26,11 +26,16 @@ class FleetView:
     pins: Pins
     is_pinned: Callable[[str, str], bool]  # node and model, by order or by the catalogue
     expires_in: Callable[[str, str], float | None]  # likewise
+    waiting: Callable[[str], int]  # requests that wait for a model in the gateway
+    model_ids: Callable[[], Iterable[str]]  # all there are
 
     def body(self) -> Json:
-        """Each node with its devices and models, and the pins that were set at run time."""
+        """Each node with its devices and models, the requests that wait in the gateway by model,
+        and the pins that were set at run time."""
+        waiting = {model: self.waiting(model) for model in self.model_ids()}
         return {
             "nodes": [self._node(node) for node in self.fleet.nodes()],
+            "waiting": {model: count for model, count in waiting.items() if count},
             "pins": [_without_none(model=pin.model, node=pin.node) for pin in self.pins.all()],
         }
 

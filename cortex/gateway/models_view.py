@@ -13,6 +13,7 @@ from typing import Any
 from cortex.config.catalogue import CatalogueEntry
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.fleet import Fleet, NodeSnapshot, Replica
+from cortex.gateway.fleet_changes import progress_of
 from cortex.gateway.placement import feasible_on
 from cortex.wire import neuron as wire
 
@@ -95,6 +96,7 @@ def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:
         alias_of=model_id if shown != model_id else None,
         loaded=status == wire.LOADED,
         status=status,
+        loading=_loading(alive),
         feasible_on=list(feasible_on(entry, fleet.nodes())) if entry is not None else None,
         locations=[_location(entry, replica) for replica in replicas],
         capabilities=_capabilities(entry, alive),
@@ -109,6 +111,14 @@ def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:
 def _status(alive: Iterable[Replica]) -> str:
     found = {replica.model.status for replica in alive}
     return next((status for status in PRECEDENCE if status in found), UNLOADED)
+
+
+def _loading(alive: Iterable[Replica]) -> Json | None:
+    """``{node, stage, progress, eta}`` of a load of the model, as far as known."""
+    for replica in alive:
+        if replica.model.status == wire.LOADING:
+            return {"node": replica.node.name, **progress_of(replica.model)}
+    return None
 
 
 def _created(replicas: Iterable[Replica]) -> int:

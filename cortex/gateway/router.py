@@ -35,6 +35,7 @@ from cortex.gateway.control import NeuronControl
 from cortex.gateway.endpoints import reachable
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet, Replica
+from cortex.gateway.fleet_changes import progress_of
 from cortex.gateway.idle import IdleUnloader
 from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import GatewayMetrics
@@ -374,15 +375,7 @@ def _capacity(replica: Replica) -> int | None:
 
 def _told(replica: Replica) -> dict[str, Any]:
     """What is known of a load, for error bodies; what is not known is left out."""
-    progress = replica.model.progress
-    if progress is None:
-        return {"node": replica.node.name, "stage": "starting"}
-    told: dict[str, Any] = {"node": replica.node.name, "stage": progress.stage}
-    if progress.bytes_total:
-        told["progress"] = round(progress.bytes_done / progress.bytes_total, 4)
-    if progress.eta_seconds is not None:
-        told["eta"] = round(progress.eta_seconds, 1)
-    return told
+    return {"node": replica.node.name, "stage": "starting", **progress_of(replica.model)}
 
 
 def _impaired(replica: Replica) -> Unavailable:

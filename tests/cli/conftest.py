@@ -1,9 +1,19 @@
 """A gateway that answers what a test tells it to, over real HTTP on a free port."""
 
 import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
 import threading
+import time
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +21,7 @@ from click.testing import CliRunner
 from cortex.cli.main import cli
 
 JSON = "application/json"
+ROOT = Path(__file__).parents[2]
 
 
 class ScriptedServer:
@@ -112,6 +123,54 @@ def invoke(monkeypatch):
         return CliRunner().invoke(cli, [str(word) for word in words], **options)
 
     return invoke
+
+
+class Terminal:
+    """A command on a terminal of its own; what it writes can be waited for."""
+
+    def __init__(self, words):
+        self._end, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, 160))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cortex", *map(str, words)],
+            env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.written = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._process.kill()
+        self._process.wait()
+        os.close(self._end)
+
+    def until(self, text, seconds=30):
+        """Wait until *text* has been written, sequences that move the cursor left out."""
+        deadline = time.monotonic() + seconds
+        while text not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written):
+            ready, _, _ = select.select([self._end], [], [], deadline - time.monotonic())
+            assert ready, f"{text!r} did not come: {self.written!r}"
+            self.written += os.read(self._end, 65536).decode(errors="replace")
+
+    def interrupt(self):
+        self._process.send_signal(signal.SIGINT)
+
+    def ended(self, seconds=30):
+        return self._process.wait(seconds)
+
+
+@pytest.fixture
+def terminal():
+    def terminal(*words):
+        return Terminal(words)
+
+    return terminal
 
 
 @pytest.fixture

@@ -120,3 +120,19 @@ def test_of_several_models_none_loaded_one_must_be_named(invoke, gateway):
     assert "one of: a, b" in result.stderr
     gateway.on("GET", "/v1/models", {"data": []})
     assert invoke("chat", "--endpoint", gateway.url, "x").exit_code == 1
+
+
+@pytest.mark.slow
+def test_a_load_that_is_waited_for_is_shown_on_a_terminal(terminal, gateway):
+    waiting = b": loading beast weights 42% eta 12s\n\n"
+    gateway.on("POST", PATH, waiting + answer("Hello"))
+    with terminal("chat", "--url", gateway.url, "hi") as screen:
+        screen.until("(loading beast weights 42% eta 12s)")
+        screen.until("Hello")
+        assert screen.ended() == 0
+
+
+def test_a_load_that_is_waited_for_leaves_no_trace_in_a_pipe(invoke, gateway):
+    gateway.on("POST", PATH, b": loading beast weights\n\n" + answer("Hello"))
+    result = invoke("chat", "--endpoint", gateway.url, "hi")
+    assert (result.stdout, result.stderr) == ("Hello\n", "")

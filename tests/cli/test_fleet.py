@@ -1,4 +1,4 @@
-"""status, ps, load, unload against a scripted gateway."""
+"""status and ps against a scripted gateway."""
 
 import json
 
@@ -11,8 +11,8 @@ NODE = {
     "healthy": True,
     "version": "0.1.0",
     "devices": [
-        {"index": 0, "name": "RTX", "vram_total_mb": 24576, "vram_used_mb": 6144},
-        {"index": 1, "name": "RTX", "vram_total_mb": 24576, "vram_used_mb": 6144},
+        {"index": 0, "kind": "cuda", "name": "RTX", "vram_total_mb": 24576, "vram_used_mb": 6144},
+        {"index": 1, "kind": "cuda", "name": "RTX", "vram_total_mb": 24576, "vram_used_mb": 6144},
     ],
     "models": [
         {
@@ -21,12 +21,13 @@ NODE = {
             "devices": [0, 1],
             "vram_used_mb": 6000,
             "in_flight": 3,
+            "context": 40960,
         },
         {
             "id": "org/b",
             "status": "loading",
             "devices": [0],
-            "progress": {"stage": "weights", "bytes_done": 1, "bytes_total": 4},
+            "loading": {"stage": "weights", "progress": 0.25, "eta": 12.0},
         },
         {"id": "org/c", "status": "unloaded"},
     ],
@@ -90,6 +91,29 @@ def test_the_endpoint_may_come_from_the_environment(invoke, fleet):
     assert fleet.headers[0]["authorization"] == "Bearer k-1"
 
 
+def test_a_key_on_the_command_line_comes_before_the_environments(invoke, fleet):
+    words = ("status", "--url", fleet.url, "--key", "k-2")
+    assert invoke(*words, env={"CORTEX_API_KEY": "k-1"}).exit_code == 0
+    assert fleet.headers[0]["authorization"] == "Bearer k-2"
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"status": "ok"}, "healthy"),
+        ({"status": "draining"}, "draining"),
+        ({"circuit": "open"}, "circuit open"),
+        ({"circuit": "closed"}, "healthy"),
+        ({"healthy": False, "status": "unreachable"}, "unreachable"),
+    ],
+)
+def test_status_tells_what_is_wrong_with_a_node(invoke, fleet, fields, state):
+    fleet.on("GET", "/fleet", {"nodes": [{**NODE, **fields}]})
+    result = invoke("status", "--url", fleet.url)
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert any(line.startswith(f"beast {state} ") for line in lines)
+
+
 def test_what_a_server_says_moves_no_cursor(invoke, fleet):
     evil = {"id": "\x1b[2J[red]x", "loaded": True}
     fleet.on("GET", "/v1/models", {"data": [evil]})
@@ -99,7 +123,18 @@ def test_what_a_server_says_moves_no_cursor(invoke, fleet):
 
 
 @pytest.mark.parametrize(
-    "words", [["status"], ["ps"], ["load", "m"], ["unload", "m"], ["chat", "x"]]
+    "words",
+    [
+        ["status"],
+        ["ps"],
+        ["top"],
+        ["load", "m"],
+        ["unload", "m"],
+        ["pin", "m"],
+        ["unpin", "m"],
+        ["reload"],
+        ["chat", "x"],
+    ],
 )
 def test_an_endpoint_that_nobody_answers_ends_with_3(invoke, nobody, words):
     result = invoke(*words, "--endpoint", nobody)
@@ -121,12 +156,34 @@ def test_something_else_at_the_endpoint_is_said_to_be_no_gateway(invoke, server)
 
 
 def test_ps_lists_what_is_loaded_or_loading(invoke, fleet):
-    result = invoke("ps", "--endpoint", fleet.url)
+    result = invoke("ps", "--url", fleet.url)
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "org/a loaded beast 0, 1 5.9 GiB 3" in lines
-    assert "org/b loading weights 25% beast 0 – –" in lines
+    assert lines[0] == "MODEL NODE STATE SIZE PROCESSOR CONTEXT IN FLIGHT UNTIL"
+    assert "org/a beast loaded 5.9 GiB cuda 0,1 40960 3 in use" in lines
+    assert "org/b beast loading weights 25%, 12 s left – cuda 0 – – –" in lines
     assert "org/c" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("fields", "until"),
+    [
+        ({"expires_in": 1740.2}, "in 30 min"),
+        ({"expires_in": 12.0}, "in 12 s"),
+        ({"expires_in": 90_000}, "in 25 h"),
+        ({}, "stays"),
+        ({"pinned": True, "in_flight": 1}, "pinned"),
+        ({"in_flight": 1, "expires_in": 9.0}, "in use"),
+        ({"status": "unreachable"}, "–"),
+    ],
+)
+def test_ps_says_how_long_a_model_stays(invoke, server, fields, until):
+    model = {"id": "m", "status": "loaded", "devices": [0]} | fields
+    node = {"name": "n", "models": [model], "devices": [{"index": 0, "kind": "cpu"}]}
+    server.on("GET", "/fleet", {"nodes": [node]})
+    line = invoke("ps", "--url", server.url).stdout.splitlines()[1]
+    assert " cpu " in line
+    assert line.rstrip().endswith(until)
 
 
 def test_ps_as_json(invoke, fleet):
@@ -137,44 +194,3 @@ def test_ps_as_json(invoke, fleet):
 def test_ps_of_an_idle_fleet_says_so(invoke, server):
     server.on("GET", "/fleet", {"nodes": []})
     assert invoke("ps", "--endpoint", server.url).stdout == "no model is loaded\n"
-
-
-def test_load_waits_for_the_answer(invoke, fleet):
-    fleet.on("POST", "/fleet/models/load", {"status": "loaded", "node": "beast"})
-    result = invoke("load", "org/b", "--node", "beast", "--endpoint", fleet.url)
-    assert result.exit_code == 0
-    assert result.stdout == "org/b is loaded on beast\n"
-    assert fleet.bodies("/fleet/models/load") == [{"model": "org/b", "node": "beast"}]
-
-
-def test_load_as_json(invoke, fleet):
-    fleet.on("POST", "/fleet/models/load", {"status": "loaded", "node": "beast"})
-    result = invoke("load", "org/b", "--json", "--endpoint", fleet.url)
-    assert json.loads(result.stdout) == {"status": "loaded", "node": "beast"}
-
-
-@pytest.mark.slow
-def test_a_load_that_outlasts_the_gateways_patience_is_joined_again(invoke, fleet):
-    busy = {"error": {"message": "loading", "loading": {"node": "beast", "stage": "weights"}}}
-    fleet.on(
-        "POST", "/fleet/models/load", (503, busy), (503, busy), {"status": "loaded", "node": "b"}
-    )
-    result = invoke("load", "org/b", "--endpoint", fleet.url)
-    assert result.exit_code == 0
-    assert len(fleet.bodies("/fleet/models/load")) == 3
-
-
-@pytest.mark.parametrize("command", ["load", "unload"])
-def test_a_refusal_is_told_in_the_gateways_words(invoke, fleet, command):
-    error = {"error": {"message": "the model 'x' does not exist"}}
-    fleet.on("POST", f"/fleet/models/{command}", (404, error))
-    result = invoke(command, "x", "--endpoint", fleet.url)
-    assert result.exit_code == 1
-    assert result.stderr == "cortex: the model 'x' does not exist\n"
-
-
-def test_unload_names_the_nodes(invoke, fleet):
-    fleet.on("POST", "/fleet/models/unload", {"status": "unloaded", "nodes": ["a", "b"]})
-    result = invoke("unload", "org/a", "--endpoint", fleet.url)
-    assert result.stdout == "org/a is unloaded from a, b\n"
-    assert fleet.bodies("/fleet/models/unload") == [{"model": "org/a"}]

@@ -215,8 +215,7 @@ async def test_a_node_that_fails_requests_but_not_polls_is_left_alone_for_a_whil
     bad.scripts[PATH] = fail
     async with bench(bad, good) as b:
         for number in range(8 * FAILURES):  # sessions that would go to either of the two
-            async with trio.open_nursery() as nursery:
-                await b.stream(nursery, headers={"x-session-id": str(number)})
+            await b.stream(headers={"x-session-id": str(number)})
         assert bad.counts[PATH] == FAILURES
         assert b.plane.fleet.node("a").circuit == "open"
         assert b.plane.fleet.node("a").healthy

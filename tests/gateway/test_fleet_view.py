@@ -35,7 +35,14 @@ def pins() -> Pins:
 @pytest.fixture
 def view(fleet, pins) -> FleetView:
     left = {("a", "org/m"): 12.345}
-    return FleetView(fleet, pins, pins.holds, lambda node, model: left.get((node, model)))
+    return FleetView(
+        fleet,
+        pins,
+        pins.holds,
+        lambda node, model: left.get((node, model)),
+        lambda model: 2 if model == "cold" else 0,
+        lambda: ["org/m", "cold"],
+    )
 
 
 def hold(fleet: Fleet, node: str, status: str, **fields) -> None:
@@ -88,6 +95,7 @@ def test_a_model_is_shown_with_its_load_its_pin_and_the_time_it_has_left(fleet, 
     }
     assert second["pinned"]
     assert "expires_in" not in second
+    assert view.body()["waiting"] == {"cold": 2}
     assert view.body()["pins"] == [{"model": "org/m", "node": "b"}]
 
 

@@ -63,6 +63,17 @@ def test_every_model_and_alias_has_an_entry_and_is_json(names, fleet):
     assert json.loads(json.dumps(entries)) == entries
 
 
+def test_a_load_is_told_under_every_name_of_the_model(names, fleet):
+    progress = wire.Progress("weights", 1, 4, 12.5)
+    poll(fleet, "b", wire.Model("org/m", wire.LOADING, progress=progress))
+    for name in ("org/m", "claude-sonnet"):
+        entry = models_view.model(names, fleet, name)
+        assert entry["status"] == "loading"
+        assert entry["loading"] == {"node": "b", "stage": "weights", "progress": 0.25, "eta": 12.5}
+    poll(fleet, "b", loaded())
+    assert "loading" not in models_view.model(names, fleet, "org/m")
+
+
 def test_an_empty_fleet_has_no_models():
     fleet = Fleet([])
     assert models_view.entries(ModelNames(Catalogue(), fleet), fleet) == []
