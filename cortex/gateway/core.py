@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 
-from cortex.errors import CortexError, ModelNotFound, Overloaded, UpstreamError
+from cortex.errors import CortexError, ModelNotFound, Overloaded, UpstreamError, clip
 from cortex.gateway.affinity import affinity_key
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.encoder import Encoder
@@ -26,7 +26,7 @@ from cortex.gateway.router import Lease, Router
 from cortex.gateway.upstream import Broken, Call, Refused, Upstream, UpstreamResponse
 from cortex.service import logs
 from cortex.service.http import HttpRequest, Pace, StreamAnswer
-from cortex.wire import errors, json
+from cortex.wire import errors, json, sse
 from cortex.wire.neuron import CALLER_HEADER
 
 MAX_ATTEMPTS = 3  # replicas tried before the first byte
@@ -103,11 +103,13 @@ class InferenceCore:
             with exchange:
                 exchange.failed(exc)
             raise
+        encoder = encoder_for(model)
         return relay(
             exchange,
             lambda: self._open(request, exchange, job),
-            encoder_for(model),
+            encoder,
             self.pace,
+            lambda: self._filler(exchange, encoder),
         )
 
     @contextmanager
@@ -124,6 +126,15 @@ class InferenceCore:
         return Exchange(
             self.metrics, job.dialect, job.requested, request.received_at, stream=job.stream
         )
+
+    def _filler(self, exchange: Exchange, encoder: Encoder) -> bytes:
+        """A keep-alive; where it is a comment, and the model is still being loaded, how far that
+        is."""
+        usual = encoder.keep_alive()
+        if usual != sse.KEEP_ALIVE or exchange.attempts:
+            return usual
+        loading = self.router.loading(exchange.model)
+        return usual if loading is None else sse.comment(_words(loading))
 
     def _resolve(self, exchange: Exchange, job: Job) -> str:
         model = self.names.resolve(job.requested).model
@@ -247,6 +258,16 @@ def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
         headers["traceparent"] = trace
     body = json.dumps({**job.body, "model": lease.model})
     return Call(lease.endpoint, job.path, body, headers)
+
+
+def _words(loading: dict[str, Any]) -> str:
+    """``loading node stage 42% eta 12s``, as far as known."""
+    words = ["loading", loading.get("node"), loading["stage"]]
+    if "progress" in loading:
+        words.append(f"{loading['progress']:.0%}")
+    if "eta" in loading:
+        words.append(f"eta {loading['eta']:.0f}s")
+    return clip(" ".join(word for word in words if word), 200)
 
 
 def _parse_answer(data: bytes) -> dict[str, Any]:

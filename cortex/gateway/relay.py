@@ -29,9 +29,14 @@ OpenUpstream = Callable[[], AbstractAsyncContextManager[UpstreamResponse]]
 
 
 def relay(
-    exchange: Exchange, open_upstream: OpenUpstream, encoder: Encoder, pace: Pace
+    exchange: Exchange,
+    open_upstream: OpenUpstream,
+    encoder: Encoder,
+    pace: Pace,
+    filler: Callable[[], bytes] | None = None,
 ) -> StreamAnswer:
-    """What the neuron streams, as *encoder* puts it. *exchange* lives as long as the stream."""
+    """What the neuron streams, as *encoder* puts it, and in silences what *filler* gives (the
+    encoder's keep-alives without one). *exchange* lives as long as the stream."""
 
     async def produce(writer: Writer) -> None:
         exchange.observed = encoder.observed
@@ -41,7 +46,7 @@ def relay(
             except (ClientStalled, trio.BrokenResourceError) as exc:
                 exchange.left("client_stalled" if isinstance(exc, ClientStalled) else "client_gone")
 
-    return StreamAnswer(produce, pace, opening=encoder.commit, filler=encoder.keep_alive)
+    return StreamAnswer(produce, pace, opening=encoder.commit, filler=filler or encoder.keep_alive)
 
 
 async def _pump(

@@ -184,7 +184,7 @@ class Router:
         """
         try:
             model = self._names.resolve(name).model
-        except ModelNotFound:
+        except CortexError:
             return None
         under_way = self._loads.under_way(model)
         for replica in self._fleet.replicas(model):

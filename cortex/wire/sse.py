@@ -28,6 +28,12 @@ def event_frame(name: str, payload: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)
 
 
+def comment(text: str) -> bytes:
+    """*text* as a comment: readers pass over it, people who look on see it."""
+    shown = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    return b": %b\n\n" % shown.encode()
+
+
 def numbered_frame(number: str, name: str, payload: bytes) -> bytes:
     """As `event_frame`, with an id. For the fleet's own events, never in a dialect's stream."""
     return b"id: %b\n%b" % (number.encode(), event_frame(name, payload))

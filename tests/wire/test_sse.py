@@ -110,3 +110,7 @@ def test_a_numbered_frame_is_an_event_with_an_id():
     assert raw == b"id: ab-7\nevent: pinned\ndata: {}\n\n"
     (frame,) = FrameReader().feed(raw)
     assert (frame.event, frame.data) == ("pinned", b"{}")
+
+
+def test_a_comment_is_one_line_whatever_it_says():
+    assert sse.comment("loading a\n\ndata: x\x00é") == b": loading a??data: x??\n\n"
