@@ -3,6 +3,8 @@ from __future__ import annotations
 import attrs
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from cortex.config.gateway import NeuronNode
@@ -94,6 +96,50 @@ def test_what_is_not_known_of_a_load_is_left_out():
     assert progress_of(wire.Model("m", "loading", progress=wire.Progress("resolve", 5))) == {
         "stage": "resolve"
     }
+
+
+STATUSES = ("loading", "loaded", "unloading", "recovering", "failed")
+nodes = st.dictionaries(
+    st.sampled_from("abc"),
+    st.tuples(st.booleans(), st.dictionaries(st.sampled_from("mno"), st.sampled_from(STATUSES))),
+)
+
+
+def drawn(of: dict) -> dict[str, NodeSnapshot]:
+    return picture(
+        attrs.evolve(
+            UP,
+            name=name,
+            healthy=healthy,
+            models=tuple(wire.Model(model, status) for model, status in models.items()),
+        )
+        for name, (healthy, models) in of.items()
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(before=nodes, after=nodes)
+def test_who_knows_the_state_before_and_hears_the_events_knows_the_state_after(before, after):
+    # Failures that are forgotten are no news: a reader drops them when it likes.
+    known = {name: [healthy, dict(models)] for name, (healthy, models) in before.items()}
+    for kind, fields in changes(drawn(before), drawn(after)):
+        node, model = fields["node"], fields.get("model")
+        what, _, state = kind.partition("_")
+        if state == "added":
+            known[node] = [False, {}]
+        elif state == "removed":
+            del known[node]
+        elif what == "node":
+            known[node][0] = state == "up"
+        elif state == "unloaded":
+            del known[node][1][model]
+        else:
+            known[node][1][model] = state
+    for name, (_, models) in known.items():
+        expected = after[name][1]
+        for model in [m for m in models if models[m] == "failed" and m not in expected]:
+            del models[model]
+    assert known == {name: [healthy, models] for name, (healthy, models) in after.items()}
 
 
 async def test_the_fleets_changes_are_published():
