@@ -15,8 +15,8 @@ import attrs
 import trio
 
 from cortex.gateway.events import Batch, EventLog
-from cortex.service.http import HttpRequest, StreamAnswer
-from cortex.service.stream import ClientStalled, Pace, StreamWriter
+from cortex.service.http import HttpRequest, Pace, StreamAnswer, Writer
+from cortex.service.stream import ClientStalled
 from cortex.wire import json, sse
 
 Json = dict[str, Any]
@@ -31,26 +31,20 @@ class EventStream:
     events: EventLog
     snapshot: Callable[[], Json]
 
-    async def answer(self, request: HttpRequest, pace: Pace) -> StreamAnswer:
+    def answer(self, request: HttpRequest, pace: Pace) -> StreamAnswer:
         """The stream to *request*. It ends when the client goes, or with the log."""
 
-        async def pump(*, task_status: trio.TaskStatus[StreamAnswer]) -> None:
-            writer = StreamWriter(pace, lambda: b"", lambda: sse.KEEP_ALIVE, task_status)
+        async def produce(writer: Writer) -> None:
             number = self._resumed(request.headers.get("last-event-id", ""))
             try:
-                with writer:
-                    await writer.commit()
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(writer.fill_silence)
-                        await self._tell(writer, number)
-                        nursery.cancel_scope.cancel("the log was closed")
-            except* (ClientStalled, trio.BrokenResourceError):
+                await writer.commit()
+                await self._tell(writer, number)
+            except (ClientStalled, trio.BrokenResourceError):
                 pass  # nobody reads any more
 
-        answer: StreamAnswer = await request.nursery.start(pump)
-        return answer
+        return StreamAnswer(produce, pace, filler=lambda: sse.KEEP_ALIVE)
 
-    async def _tell(self, writer: StreamWriter, number: int | None) -> None:
+    async def _tell(self, writer: Writer, number: int | None) -> None:
         if number is None:
             number = await self._write_snapshot(writer)
         while (batch := await self.events.wait_since(number)) is not None:
@@ -69,7 +63,7 @@ class EventStream:
             return None
         return int(found[2])
 
-    async def _write_snapshot(self, writer: StreamWriter) -> int:
+    async def _write_snapshot(self, writer: Writer) -> int:
         number = self.events.last
         body = json.dumps({"kind": "snapshot", **self.snapshot()})
         await writer.write(sse.numbered_frame(self._id(number), "snapshot", body))

@@ -341,7 +341,7 @@ async def test_a_slow_load_commits_the_stream_and_fails_in_band():
         async with gateway(neuron, models=(ENTRY,), **pace) as served:
             async with served.stream(chat(stream=True)) as reading:
                 assert reading.status == 200
-                await reading.until(b": keep-alive\n\n: keep-alive\n\n")
+                await reading.until(b": loading")
                 neuron.load_gate.set()
                 (body,) = payloads(await reading.rest())
             assert body["error"]["code"] == "load_failed"
@@ -383,7 +383,7 @@ async def test_a_client_that_leaves_while_its_model_loads_leaves_the_load_alone(
     pace = {"commit_after_seconds": 0.05, "keepalive_seconds": 0.05}
     with trio.fail_after(10):
         async with gateway(neuron, models=(ENTRY,), **pace) as served:
-            await leaves(served, until=b": keep-alive")
+            await leaves(served, until=b": loading")
             assert neuron.counts[CHAT] == 0
             neuron.load_gate.set()
             await served.until(1, "cortex_model_status", model="m", status="loaded")

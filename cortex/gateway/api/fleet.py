@@ -101,7 +101,7 @@ class FleetApi:
 
     async def follow(self, request: HttpRequest) -> StreamAnswer:
         _local_only(request)
-        return await EventStream(self.events, self.view.body).answer(request, self.pace())
+        return EventStream(self.events, self.view.body).answer(request, self.pace())
 
     async def reload(self, request: HttpRequest) -> Answer:
         """Read the configuration again and put it in force; ``?dry_run=true`` only says what that

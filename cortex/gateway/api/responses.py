@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import attrs
 
-from cortex.errors import ContextLengthExceeded, NotFound, clip
+from cortex.errors import ContextLengthExceeded, CortexError, NotFound, clip
+from cortex.gateway.api.answers import openai_answer
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.counting import TokenCounter
 from cortex.gateway.responses_encoder import ResponseStream
@@ -68,13 +69,17 @@ class ResponsesApi:
 
     async def _stream(
         self, request: HttpRequest, job: Job, encoder: ResponsesEncoder
-    ) -> Answer | StreamAnswer:
+    ) -> StreamAnswer:
         """The stream of *job*. A prompt that is too long is told within it, as OpenAI does: by the
         code in response.failed, and not by a status, Codex knows that it has to compact."""
-        try:
-            return await self.core.stream(request, job, lambda _: ResponseStream(encoder))
-        except ContextLengthExceeded as exc:
-            return Answer(encoder.fail(exc), content_type=EVENT_STREAM)
+
+        def refused(error: CortexError, request_id: str) -> Answer:
+            if isinstance(error, ContextLengthExceeded):
+                return Answer(encoder.fail(error), content_type=EVENT_STREAM)
+            return openai_answer(error, request_id)
+
+        answer = await self.core.stream(request, job, lambda _: ResponseStream(encoder))
+        return attrs.evolve(answer, render_error=refused)
 
     async def count(self, request: HttpRequest) -> Answer:
         with self.core.reading(request, DIALECT):
