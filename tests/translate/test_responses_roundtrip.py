@@ -120,9 +120,10 @@ def test_counting_sees_the_same_prompt(conversation, data):
 
 
 CUSTOM = {"type": "custom", "name": "apply_patch"}
+spoken = words.map("w{}".format)  # more than white space, which alone becomes no item
 SAID = st.lists(
-    st.tuples(st.just("text"), words)
-    | st.tuples(st.just("thinking"), words)
+    st.tuples(st.just("text"), spoken)
+    | st.tuples(st.just("thinking"), spoken)
     | st.tuples(st.just("f"), arguments)
     | st.tuples(st.just("apply_patch"), words),
     max_size=5,
@@ -168,11 +169,11 @@ def _events(said):
 
 
 def _merged(blocks):
-    """Neighbouring texts as one; white space alone is nobody's item."""
+    """Neighbouring texts as one."""
     found = []
     for block in blocks:
         if found and type(found[-1]) is type(block) and not isinstance(block, ToolUse):
             found[-1] = type(block)(found[-1].text + block.text)
         else:
             found.append(block)
-    return [each for each in found if isinstance(each, ToolUse) or not each.text.isspace()]
+    return found
