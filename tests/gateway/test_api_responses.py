@@ -54,7 +54,8 @@ async def test_a_streamed_response_keeps_the_protocol(served):
 
 
 async def test_what_is_sent_upstream_is_a_chat(served, neuron):
-    body = ask("gpt-x", instructions="Be kind.", prompt_cache_key="k", max_output_tokens=9)
+    names = {"prompt_cache_key": "k", "safety_identifier": "s"}
+    body = ask("gpt-x", instructions="Be kind.", max_output_tokens=9, **names)
     await served.client.post(RESPONSES, json=body)
     sent = neuron.last(CHAT).json
     assert sent["model"] == "m"
@@ -63,7 +64,15 @@ async def test_what_is_sent_upstream_is_a_chat(served, neuron):
         {"role": "user", "content": "Hi"},
     ]
     assert (sent["max_completion_tokens"], sent["on_overflow"]) == (9, "clamp")
-    assert sent["prompt_cache_key"] == "k"
+    assert {name: sent[name] for name in names} == names
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_openais_headers_are_there(served, stream):
+    answer = await served.client.post(RESPONSES, json=ask("gpt-x", stream=stream))
+    assert answer.headers["openai-model"] == "gpt-x"
+    assert answer.headers["openai-version"] == "2020-10-01"
+    assert int(answer.headers["openai-processing-ms"]) >= 0
 
 
 async def test_it_is_counted_under_its_own_dialect(served):

@@ -1,11 +1,15 @@
-"""Errors as answers, in each dialect."""
+"""Errors as answers, in each dialect, and the headers of OpenAI's."""
 
 from __future__ import annotations
 
+import trio
+
 from cortex.errors import CortexError
-from cortex.service.http import Answer
+from cortex.service.http import Answer, HttpRequest
 from cortex.translate import errors
 from cortex.wire import json
+
+API_VERSION = "2020-10-01"  # OpenAI's own, which its clients show in reports
 
 
 def openai_answer(error: CortexError, request_id: str) -> Answer:
@@ -17,3 +21,13 @@ def anthropic_answer(error: CortexError, request_id: str, model: str | None = No
     """*model* is the name the client sent, where it is known: some texts name it."""
     status, headers, body = errors.anthropic(error, request_id, model=model)
     return Answer(json.dumps(body), status, headers)
+
+
+def openai_headers(request: HttpRequest, model: str) -> dict[str, str]:
+    """What OpenAI's own answers tell beside their body. The time is that until now: of a stream,
+    until its first byte."""
+    spent = trio.current_time() - request.received_at
+    told = {"openai-version": API_VERSION, "openai-processing-ms": str(max(0, round(spent * 1000)))}
+    if model.isascii() and model.isprintable():
+        told["openai-model"] = model
+    return told

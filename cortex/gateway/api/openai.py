@@ -6,9 +6,9 @@ import math
 from typing import Any, cast
 
 import attrs
-import trio
 
 from cortex.errors import UpstreamError
+from cortex.gateway.api.answers import openai_headers
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.encoder import PassThrough
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
@@ -16,8 +16,6 @@ from cortex.wire import json
 from cortex.wire.converter import structure
 from cortex.wire.embeddings import BASE64, EmbeddingRequest, unpacked
 from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
-
-API_VERSION = "2020-10-01"  # OpenAI's own, which its clients show in reports
 
 
 @attrs.frozen(eq=False)
@@ -49,7 +47,7 @@ class OpenAiApi:
         if asked.encoding_format != BASE64:
             _unpack(answer)
         answer["model"] = asked.model
-        return Answer(json.dumps(answer), headers=_headers(request, asked.model))
+        return Answer(json.dumps(answer), headers=openai_headers(request, asked.model))
 
     async def _serve(
         self, request: HttpRequest, shape: type[ChatRequest] | type[CompletionRequest], dialect: str
@@ -68,20 +66,12 @@ class OpenAiApi:
                     model=model, requested=asked.model, include_usage=asked.include_usage
                 ),
             )
-            return attrs.evolve(found, headers={**found.headers, **_headers(request, asked.model)})
+            return attrs.evolve(
+                found, headers={**found.headers, **openai_headers(request, asked.model)}
+            )
         answer, _ = await self.core.unary(request, job)
         answer["model"] = asked.model
-        return Answer(json.dumps(answer), headers=_headers(request, asked.model))
-
-
-def _headers(request: HttpRequest, model: str) -> dict[str, str]:
-    """What OpenAI's own answers tell beside their body. The time is that until now: of a stream,
-    until its first byte."""
-    spent = trio.current_time() - request.received_at
-    told = {"openai-version": API_VERSION, "openai-processing-ms": str(max(0, round(spent * 1000)))}
-    if model.isascii() and model.isprintable():
-        told["openai-model"] = model
-    return told
+        return Answer(json.dumps(answer), headers=openai_headers(request, asked.model))
 
 
 def _unpack(answer: dict[str, Any]) -> None:

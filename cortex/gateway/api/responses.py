@@ -9,7 +9,7 @@ from collections.abc import Callable
 import attrs
 
 from cortex.errors import ContextLengthExceeded, CortexError, NotFound, clip
-from cortex.gateway.api.answers import openai_answer
+from cortex.gateway.api.answers import openai_answer, openai_headers
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.counting import TokenCounter
 from cortex.gateway.responses_encoder import ResponseStream
@@ -62,10 +62,13 @@ class ResponsesApi:
         response = response_for(asked, id_, self.now())
         job = _job(asked)
         if job.stream:
-            return await self._stream(request, job, ResponsesEncoder(response, writer, self.now))
+            encoder = ResponsesEncoder(response, writer, self.now)
+            found = await self._stream(request, job, encoder)
+            headers = {**found.headers, **openai_headers(request, job.requested)}
+            return attrs.evolve(found, headers=headers)
         answer, _ = await self.core.unary(request, job)
         whole = whole_response(read_answer(answer), response, writer, self.now())
-        return Answer(json.dumps(whole))
+        return Answer(json.dumps(whole), headers=openai_headers(request, job.requested))
 
     async def _stream(
         self, request: HttpRequest, job: Job, encoder: ResponsesEncoder
@@ -99,6 +102,9 @@ class ResponsesApi:
 def _job(asked: Asked) -> Job:
     conversation = asked.conversation
     body = chat_body(conversation, conversation.model)
-    if asked.request.prompt_cache_key is not None:
-        body["prompt_cache_key"] = asked.request.prompt_cache_key
+    # Names of the session and of the user, by which a replica is chosen.
+    for name in ("prompt_cache_key", "safety_identifier"):
+        value = getattr(asked.request, name)
+        if value is not None:
+            body[name] = value
     return Job(DIALECT, conversation.model, CHAT_PATH, body, conversation.stream)
