@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import attrs
+
 from cortex.translate.conversation import (
     Block,
     Conversation,
     Document,
     Image,
     Role,
+    Sampling,
     Text,
     Thinking,
     Tool,
@@ -27,6 +30,7 @@ from cortex.translate.conversation import (
 )
 
 NO_RESULT = "(no result)"  # for a call that the history has no answer to
+_SAMPLING = [field.name for field in attrs.fields(Sampling) if field.name != "stop"]
 
 
 def chat_body(conversation: Conversation, model: str) -> dict[str, Any]:
@@ -35,9 +39,8 @@ def chat_body(conversation: Conversation, model: str) -> dict[str, Any]:
     sampling = conversation.sampling
     if conversation.max_tokens is not None:
         body["max_completion_tokens"] = max(1, conversation.max_tokens)
-    _set(body, "temperature", sampling.temperature)
-    _set(body, "top_p", sampling.top_p)
-    _set(body, "top_k", sampling.top_k)
+    for name in _SAMPLING:
+        _set(body, name, getattr(sampling, name))
     _set(body, "stop", list(sampling.stop) or None)
     _set(body, "user", conversation.user)
     if conversation.schema is not None:

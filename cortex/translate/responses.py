@@ -36,6 +36,7 @@ from cortex.wire import responses as wire
 from cortex.wire.converter import structure
 
 SEALED = "reasoning.encrypted_content"
+_SAMPLING = [field.name for field in attrs.fields(Sampling) if field.name != "stop"]
 _JSON_OBJECT: dict[str, Any] = {"type": "object"}
 _ROLES = {
     "user": Role.USER,
@@ -70,7 +71,7 @@ def read_response(body: dict[str, Any]) -> Asked:
     return Asked(
         conversation=attrs.evolve(
             conversation,
-            sampling=Sampling(temperature=request.temperature, top_p=request.top_p),
+            sampling=Sampling(**{name: getattr(request, name) for name in _SAMPLING}),
             max_tokens=request.max_output_tokens,
             stream=bool(request.stream),
             user=request.user,

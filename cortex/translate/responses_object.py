@@ -116,8 +116,8 @@ def _settings(asked: Asked) -> dict[str, Any]:
         },
         "temperature": _TEMPERATURE if request.temperature is None else request.temperature,
         "top_p": _TOP_P if request.top_p is None else request.top_p,
-        "presence_penalty": _PENALTY,
-        "frequency_penalty": _PENALTY,
+        "presence_penalty": request.presence_penalty or _PENALTY,
+        "frequency_penalty": request.frequency_penalty or _PENALTY,
         "top_logprobs": 0,
         "truncation": "disabled",  # a prompt that is too long is an error
         "max_output_tokens": request.max_output_tokens,

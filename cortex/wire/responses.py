@@ -229,7 +229,10 @@ class CountRequest:
 
 @attrs.frozen(kw_only=True)
 class ResponsesRequest(CountRequest):
-    """``POST /v1/responses``. ``store`` makes no difference: nothing is stored."""
+    """``POST /v1/responses``, with the superset of chat completions that concerns sampling.
+
+    ``store`` makes no difference: nothing is stored.
+    """
 
     stream: bool | None = None
     store: bool | None = None
@@ -244,6 +247,14 @@ class ResponsesRequest(CountRequest):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    # Of Open Responses.
+    presence_penalty: float | None = attrs.field(default=None, validator=limits.between(-2, 2))
+    frequency_penalty: float | None = attrs.field(default=None, validator=limits.between(-2, 2))
+    # The superset.
+    top_k: int | None = attrs.field(default=None, validator=limits.at_least(-1))
+    min_p: float | None = attrs.field(default=None, validator=limits.between(0, 1))
+    repetition_penalty: float | None = attrs.field(default=None, validator=limits.above(0, 10))
+    seed: int | None = attrs.field(default=None, validator=limits.at_least(-(2**63), 2**63 - 1))
 
 
 def _kind(value: Any, what: str) -> str:

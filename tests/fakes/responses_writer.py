@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from cortex.translate.conversation import (
     Block,
     Conversation,
@@ -49,9 +51,9 @@ def write(conversation: Conversation, flip: Flip) -> dict[str, Any]:
 
 def _options(body: dict[str, Any], conversation: Conversation) -> None:
     sampling, choice = conversation.sampling, conversation.tool_choice
+    assert not sampling.stop
     given = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
+        **{name: value for name, value in attrs.asdict(sampling).items() if name != "stop"},
         "max_output_tokens": conversation.max_tokens,
         "user": conversation.user,
         "stream": conversation.stream or None,

@@ -362,6 +362,21 @@ def test_the_form_of_the_text(form, schema):
     assert read(text={"format": form}).schema == schema
 
 
+def test_sampling_beyond_openais_is_passed_on():
+    fields = {
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "top_k": 40,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "seed": 7,
+    }
+    body = chat_body(read(**fields), "m")
+    assert {name: body[name] for name in fields} == fields
+    told = settings(**fields)
+    assert (told["presence_penalty"], told["frequency_penalty"]) == (0.5, -0.5)
+
+
 def test_the_effort_is_passed_on():
     assert chat_body(read(reasoning={"effort": "none"}), "m")["reasoning_effort"] == "none"
     assert "reasoning_effort" not in chat_body(read(reasoning={"summary": "auto"}), "m")

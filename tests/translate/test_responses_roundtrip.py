@@ -53,6 +53,18 @@ calls = st.builds(ToolUse, ids, names, arguments)
 results = st.builds(ToolResult, ids, st.lists(texts | images | documents, max_size=3).map(tuple))
 assistants = st.lists(texts | words.map(Thinking) | calls, min_size=1, max_size=4)
 users = st.lists(texts | images | documents | results, max_size=4)
+numbers = st.none() | st.sampled_from([0.25, 0.5, 1.0])
+samplings = st.builds(
+    Sampling,
+    temperature=numbers,
+    top_p=numbers,
+    top_k=st.none() | st.just(40),
+    min_p=numbers,
+    presence_penalty=numbers,
+    frequency_penalty=numbers,
+    repetition_penalty=numbers,
+    seed=st.none() | st.just(7),
+)
 systems = st.lists(texts, min_size=1, max_size=2)
 
 
@@ -78,7 +90,7 @@ def conversations(draw):
         tools=tools,
         tool_choice=draw(choices_among([tool.name for tool in tools])),
         reasoning=Reasoning(effort=draw(st.none() | st.sampled_from(["none", "low", "high"]))),
-        sampling=Sampling(draw(st.none() | st.floats(0, 2)), draw(st.none() | st.just(0.5))),
+        sampling=draw(samplings),
         max_tokens=draw(st.none() | st.integers(1, 99)),
         schema=draw(st.none() | st.just({"type": "object"})),
         continues=False,
