@@ -18,7 +18,13 @@ import pytest
 from cortex.cli.main import COMMANDS, cli
 from cortex.config.catalogue import CatalogueEntry
 from cortex.config.environment import COMMAND_VARIABLES, variables_of
-from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings, NeuronNode
+from cortex.config.gateway import (
+    EvictionSettings,
+    GatewayConfig,
+    GatewaySettings,
+    ImageSettings,
+    NeuronNode,
+)
 from cortex.config.loader import GATEWAY_VARIABLES, NEURON_VARIABLES
 from cortex.config.neuron import DefaultModel, NeuronConfig
 from cortex.config.structure import keys_of
@@ -33,6 +39,7 @@ TABLES = {
     ("cortex.toml", "Top level"): GatewayConfig,
     ("cortex.toml", "`[gateway]`"): GatewaySettings,
     ("cortex.toml", "`[eviction]`"): EvictionSettings,
+    ("cortex.toml", "`[images]`"): ImageSettings,
     ("cortex.toml", "`[[neurons]]`"): NeuronNode,
     ("models.toml", "`[[models]]`"): CatalogueEntry,
     ("neuron.toml", "Settings"): NeuronConfig,

@@ -44,6 +44,16 @@ class EvictionSettings:
 
 
 @attrs.frozen
+class ImageSettings:
+    """Images that a client names by URL, and does not send."""
+
+    fetch: bool = False
+    allow_http: bool = False  # besides https
+    max_mb: int = attrs.field(default=10, validator=values.at_least(1, 20))
+    timeout_seconds: Seconds = attrs.field(default=10.0, validator=values.more_than(0))
+
+
+@attrs.frozen
 class NeuronNode:
     name: str = attrs.field(validator=values.node_name)
     endpoint: str = attrs.field(validator=values.http_url)  # base URL, no trailing slash
@@ -61,6 +71,7 @@ class GatewayConfig:
     gateway: GatewaySettings = attrs.field(factory=GatewaySettings)
     eviction: EvictionSettings = attrs.field(factory=EvictionSettings)
     neurons: tuple[NeuronNode, ...] = attrs.field(default=(LOCAL,))
+    images: ImageSettings = attrs.field(factory=ImageSettings)
     models_config: Path | None = None
     source: Path | None = attrs.field(default=None, metadata=NOT_A_KEY)
     warnings: tuple[str, ...] = attrs.field(default=(), metadata=NOT_A_KEY)

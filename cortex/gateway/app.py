@@ -27,6 +27,8 @@ from cortex.gateway.counting import TokenCounter
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.fleet_view import FleetView
+from cortex.gateway.image_fetch import open_fetcher
+from cortex.gateway.images import ImageGate
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
@@ -66,14 +68,15 @@ class Gateway:
     reloader: Reloader
     core: InferenceCore
     counter: TokenCounter
+    images: ImageGate
     registry: CollectorRegistry
     max_body_bytes: int
 
     def api(self) -> QuartTrio:
         routes = [
-            *OpenAiApi(self.core).routes(),
-            *AnthropicApi(self.core, self.counter).routes(),
-            *ResponsesApi(self.core, self.counter).routes(),
+            *OpenAiApi(self.core, self.images).routes(),
+            *AnthropicApi(self.core, self.counter, self.images).routes(),
+            *ResponsesApi(self.core, self.counter, self.images).routes(),
             *self._fleet_api().routes(),
         ]
         return make_app(
@@ -146,6 +149,7 @@ async def run(
         control = await stack.enter_async_context(open_control(fleet.neuron))
         upstream = await stack.enter_async_context(PooledUpstream(settings.stall_seconds))
         names = ModelNames(catalogue, fleet)
+        fetcher = await stack.enter_async_context(open_fetcher(config.images))
         recorder = GatewayMetrics(registry)
         recorder.observe_fleet(fleet.nodes)
         async with trio.open_nursery() as nursery:
@@ -183,6 +187,7 @@ async def run(
                 reloader,
                 core,
                 counter,
+                ImageGate(names, fleet, fetcher),
                 registry,
                 settings.max_body_mb << 20,
             )

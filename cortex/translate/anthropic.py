@@ -169,7 +169,7 @@ def _block(source: wire.Block, path: str, from_model: bool) -> Block | None:
             nested = tuple(_blocks(content, f"{path}.content", _RESULT))
             return ToolResult(tool_use_id, nested, bool(is_error))
         case wire.ImageBlock(image):
-            return anthropic_media.image(image, f"{path}.image.source")
+            return anthropic_media.image(image, path)
         case wire.DocumentBlock(document, title, context):
             text = anthropic_media.document_text(document, f"{path}.document.source")
             return Document(text, title=title, context=context)

@@ -24,9 +24,11 @@ class Text:
 
 @attrs.frozen
 class Image:
-    """``url`` is a data URL: nothing here is ever fetched."""
+    """``url`` is a data URL: nothing here is ever fetched. ``path`` says where the client has put
+    it, in its dialect's words."""
 
     url: str
+    path: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen

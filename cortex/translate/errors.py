@@ -30,6 +30,7 @@ _ANTHROPIC: tuple[tuple[type[CortexError], int, str], ...] = (
 _DETAILED = frozenset(
     {
         "tool_name_conflict",
+        "image_dimensions_too_large",
         "request_body_encoding_unsupported",
         "request_body_encoding_invalid",
         "request_body_too_large_after_decoding",

@@ -6,9 +6,8 @@ import base64
 import binascii
 
 from cortex.errors import BadRequest
-from cortex.translate import anthropic_media
 from cortex.translate.conversation import Document, Image
-from cortex.wire import anthropic
+from cortex.wire import images
 from cortex.wire import responses as wire
 
 _TEXT_SUFFIXES = (".txt", ".md", ".csv", ".json", ".log", ".xml", ".yaml", ".yml", ".html")
@@ -20,11 +19,13 @@ def image(part: wire.ImagePart, path: str) -> Image:
         if part.file_id is not None:
             raise _bad(f"{path}.file_id", "this server keeps no files; send a data URL")
         raise _bad(f"{path}.image_url", "required field missing", "missing_required_parameter")
+    if not part.image_url.startswith("data:"):
+        text = "this server does not fetch URLs; send the image as a data URL"
+        raise _bad(f"{path}.image_url", text)
     try:
-        return anthropic_media.image(anthropic.Source("url", url=part.image_url), "image")
-    except BadRequest as exc:
-        _, _, text = exc.message.partition(": ")
-        raise _bad(f"{path}.image_url", text) from exc
+        return Image(images.to_data_url(*images.from_data_url(part.image_url)), path)
+    except images.ImageError as exc:
+        raise _bad(f"{path}.image_url", str(exc), exc.code) from exc
 
 
 def document(part: wire.FilePart, path: str) -> Document:

@@ -7,7 +7,13 @@ import attrs
 import pytest
 
 from cortex.config.catalogue import CatalogueEntry, CatalogueFile
-from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings, NeuronNode
+from cortex.config.gateway import (
+    EvictionSettings,
+    GatewayConfig,
+    GatewaySettings,
+    ImageSettings,
+    NeuronNode,
+)
 from cortex.config.loader import load_catalogue, load_gateway, load_neuron, read_catalogue
 from cortex.config.neuron import DefaultModel, NeuronConfig
 from cortex.config.structure import keys_of
@@ -19,7 +25,13 @@ READERS = {
     "neuron.toml": lambda path: load_neuron(path, {}),
 }
 CLASSES = {
-    "cortex.toml": (GatewayConfig, GatewaySettings, EvictionSettings, NeuronNode),
+    "cortex.toml": (
+        GatewayConfig,
+        GatewaySettings,
+        EvictionSettings,
+        ImageSettings,
+        NeuronNode,
+    ),
     "models.toml": (CatalogueFile, CatalogueEntry),
     "neuron.toml": (NeuronConfig, DefaultModel),
 }

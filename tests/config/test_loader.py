@@ -94,7 +94,7 @@ def test_a_duration_may_be_a_number_or_a_text(write):
     [
         ('[gateway]\nlisen = "127.0.0.1:1"', "gateway.lisen: unknown key (did you mean 'listen'?)"),
         ("[gatway]", "gatway: unknown key (did you mean 'gateway'?)"),
-        ("[zzz]", "zzz: unknown key (known: eviction, gateway, models_config, neurons)"),
+        ("[zzz]", "zzz: unknown key (known: eviction, gateway, images, models_config, neurons)"),
         ('[gateway]\n"li sen" = 1', 'gateway."li sen": unknown key'),
         ('source = "x"', "source: unknown key"),
         ("warnings = []", "warnings: unknown key"),

@@ -26,6 +26,7 @@ _STREAMS = "tests/neuron/test_chat_streams.py::"
 _OPENAI = "tests/gateway/test_api_openai.py::"
 _ANTHROPIC = "tests/gateway/test_api_anthropic.py::"
 _FRAMING = "tests/hostile/test_framing.py::"
+_FETCH = "tests/gateway/test_image_fetch.py::"
 _RELAY = "tests/gateway/test_relay.py::"
 _BODIES = "tests/hostile/test_bodies.py::"
 
@@ -36,6 +37,13 @@ ELSEWHERE = {
     "AS10": _ANTHROPIC + "test_a_client_that_leaves_mid_stream_frees_the_neuron",
     "BAD07": f"{_BODIES}test_a_body_over_the_cap_is_413 "
     f"{_FRAMING}test_a_length_that_is_too_small_does_not_let_the_rest_be_a_request",
+    "BAD20": f"{_FETCH}test_a_redirect_to_the_inside_is_not_followed "
+    f"{_FETCH}test_a_name_that_turns_inward_at_the_second_look_is_not_asked_again "
+    f"{_FETCH}test_redirects_have_an_end",
+    "BAD21": f"{_FETCH}test_a_body_without_end_is_cut_at_the_cap "
+    f"{_FETCH}test_a_slow_drip_ends_with_the_time "
+    f"{_FETCH}test_a_second_encoding_is_refused_before_it_is_unpacked "
+    f"{_FETCH}test_what_is_no_image_is_refused_without_its_content",
     "BAD26": "tests/neuron/test_grammars.py::"
     "test_compiling_too_long_is_refused_and_others_are_not_kept_waiting_for_ever",
     "BAD33": _FRAMING + "test_what_cannot_be_framed_is_refused_and_nothing_after_it_is_read",
@@ -99,8 +107,6 @@ LEFT_OUT = {
     "BAD48": _SERVER,
     "CE07": _SERVER,
     "BAD47": "clock jumps, full disks and missing descriptors cannot be made in a test's process",
-    **{f"BAD{n}": "of images and files: not yet" for n in range(19, 25)},
-    "CB23": "of images: not yet",
     "CB24": "no model of this engine sees yet",
     "CS13": "decided otherwise: a FIN means that the client is gone",
     "CE09": _RESPONSES,

@@ -24,16 +24,17 @@ def ids_in(node: ast.AST) -> Iterator[str]:
 
 def cases_here() -> set[str]:
     """The ids in the names of this folder's tests and in the ids that they are parametrised by: a
-    table's keys, or what stands in the decorator. The file of Responses has a list of its own."""
+    table's keys, or what stands in the decorator. The files of Responses are another list's."""
     found: set[str] = set()
-    for path in set(HERE.glob("test_*.py")) - {HERE / "test_responses.py"}:
+    for path in set(HERE.glob("test_*.py")) - set(HERE.glob("test_responses*.py")):
         tree = ast.parse(path.read_text())
         tables: dict[str, set[str]] = {}
         for node in tree.body:
             value = getattr(node, "value", None)
             targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
             if isinstance(value, ast.Dict) and isinstance(targets[0], ast.Name):
-                keys = [key for key in value.keys if key is not None]
+                pairs = zip(value.keys, value.values, strict=True)
+                keys = [unpacked if key is None else key for key, unpacked in pairs]
                 tables[targets[0].id] = {each for key in keys for each in ids_in(key)}
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):

@@ -119,12 +119,7 @@ def test_ce04_five_results_with_an_image_and_an_error(scripted: Server) -> None:
     ]
     results[4]["is_error"] = True
     messages = [user("Read"), {"role": "assistant", "content": calls}, user(results)]
-    scripted.gateway.neuron.models["m"]["capabilities"] = ["text", "vision"]
-    try:
-        wait_for_vision(scripted)
-        response = scripted.post(BETA, claude_turn(messages=messages), headers=CLAUDE)
-    finally:
-        del scripted.gateway.neuron.models["m"]["capabilities"]
+    response = scripted.post(BETA, claude_turn(messages=messages), headers=CLAUDE)
     assert accumulate(response.content)
     sent = scripted.sent()["messages"][3:]
     assert [m["tool_call_id"] for m in sent] == [f"toolu_{n}" for n in range(5)]
@@ -135,14 +130,6 @@ def test_ce04_five_results_with_an_image_and_an_error(scripted: Server) -> None:
         "three",
         "Error: No such file",
     ]
-
-
-def wait_for_vision(server: Server) -> None:
-    """Until the gateway has seen that its model has eyes."""
-    for _ in range(500):
-        if "vision" in (server.client.get(f"{MODELS}/m").json().get("capabilities") or ()):
-            return
-    raise AssertionError("the model's capabilities are not known")
 
 
 def test_ce06_probes_are_answered(scripted: Server) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from fakes.gateway import CHAT, RunningGateway
+from fakes.images import png
 from fakes.neuron import FakeNeuron, Reply, chunk, json_reply
 from fakes.responses_client import check_response
 
@@ -18,7 +18,7 @@ WEATHER = {
     "strict": True,
 }
 PATCH = {"type": "custom", "name": "apply_patch", "description": "Edit files."}
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
+PNG = png()
 IMAGE = {"type": "input_image", "detail": "auto", "image_url": f"data:image/png;base64,{PNG}"}
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import base64
-
 import pytest
+from fakes.images import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +26,7 @@ from cortex.translate.conversation import (
 from cortex.wire import json
 
 many = settings(max_examples=100, deadline=None)
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 16).decode()
+PNG = png()
 
 
 def ask(*messages, **fields):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from fakes.images import png
 
 from cortex.errors import BadRequest, NotFound
 from cortex.translate.chat import chat_body
@@ -23,7 +24,7 @@ from cortex.translate.responses import read_count, read_response
 from cortex.translate.responses_object import response_for
 from cortex.translate.sealed_reasoning import seal
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
+PNG = png()
 PNG_URL = f"data:image/png;base64,{PNG}"
 FUNCTION = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}}
 CUSTOM = {"type": "custom", "name": "g", "description": "Edit."}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from fakes.images import data_url, png_bytes
 from fakes.responses_client import accumulate
 from fakes.responses_writer import write
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
 names = st.sampled_from(["f", "g", "apply_patch"])
 ids = st.sampled_from(["call_1", "call_2", "c"])
 texts = words.map(Text)
-images = st.just(Image("data:image/png;base64,iVBORw0KGgoAAAA="))
+images = st.just(Image(data_url(png_bytes())))
 documents = st.builds(Document, words, title=st.none() | st.just("notes.txt"))
 arguments = (
     st.dictionaries(words, st.integers(-9, 9) | words | st.none(), max_size=2)

@@ -13,6 +13,7 @@ from cortex.gateway.anthropic_encoder import MessageStream
 from cortex.gateway.api.answers import anthropic_answer
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.counting import TokenCounter
+from cortex.gateway.images import ImageGate, image_paths
 from cortex.service.edge import as_cortex_error
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
 from cortex.translate.anthropic import read_count, read_messages
@@ -31,6 +32,7 @@ CHAT_PATH = "/v1/chat/completions"
 class AnthropicApi:
     core: InferenceCore
     counter: TokenCounter
+    images: ImageGate
 
     def routes(self) -> list[Route]:
         return [
@@ -55,8 +57,10 @@ class AnthropicApi:
         model: str | None = None
         try:
             with self.core.reading(request, DIALECT):
-                conversation = read(json.load_object(request.body))
-            model = conversation.model
+                body = await self.images.fetched(json.load_object(request.body), dotted=True)
+                conversation = read(body)
+                model = conversation.model
+                self.images.admit(model, image_paths(conversation))
             found = await answer(request, conversation)
         except Exception as exc:
             error = as_cortex_error(exc)

@@ -11,7 +11,9 @@ from cortex.errors import UpstreamError
 from cortex.gateway.api.answers import openai_headers
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.encoder import PassThrough
+from cortex.gateway.images import ImageGate
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
+from cortex.translate.chat_media import check_images
 from cortex.wire import json
 from cortex.wire.converter import structure
 from cortex.wire.embeddings import BASE64, EmbeddingRequest, unpacked
@@ -21,6 +23,7 @@ from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
 @attrs.frozen(eq=False)
 class OpenAiApi:
     core: InferenceCore
+    images: ImageGate
 
     def routes(self) -> list[Route]:
         return [
@@ -54,7 +57,11 @@ class OpenAiApi:
     ) -> Answer | StreamAnswer:
         with self.core.reading(request, dialect):
             body = json.load_object(request.body)
+            if shape is ChatRequest:
+                body = await self.images.fetched(body)
             asked = cast("SamplingFields", structure(body, shape))
+            if shape is ChatRequest:
+                self.images.admit(asked.model, check_images(body))
         job = Job(
             dialect, asked.model, request.path, _upstream_body(body, asked), bool(asked.stream)
         )

@@ -12,6 +12,7 @@ from cortex.errors import ContextLengthExceeded, CortexError, NotFound, clip
 from cortex.gateway.api.answers import openai_answer, openai_headers
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.counting import TokenCounter
+from cortex.gateway.images import ImageGate, image_paths
 from cortex.gateway.responses_encoder import ResponseStream
 from cortex.service import logs
 from cortex.service.http import EVENT_STREAM, Answer, HttpRequest, Route, StreamAnswer
@@ -39,6 +40,7 @@ def _now() -> int:
 class ResponsesApi:
     core: InferenceCore
     counter: TokenCounter
+    images: ImageGate
     now: Callable[[], int] = _now
 
     def routes(self) -> list[Route]:
@@ -54,7 +56,8 @@ class ResponsesApi:
 
     async def create(self, request: HttpRequest) -> Answer | StreamAnswer:
         with self.core.reading(request, DIALECT):
-            asked = read_response(json.load_object(request.body))
+            asked = read_response(await self.images.fetched(json.load_object(request.body)))
+            self.images.admit(asked.conversation.model, image_paths(asked.conversation))
         if asked.dropped:
             log.debug("items left out", types=", ".join(clip(each, 40) for each in asked.dropped))
         id_ = f"resp_{secrets.token_hex(24)}"
