@@ -42,6 +42,7 @@ class Occupancy:
             owner.taken(),
             owner.promised_mb(),
             owner.stale(),
+            owner.closed(model),
             self.costs.seconds(node.name, model, demand.mb),
         )
 

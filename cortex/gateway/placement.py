@@ -54,7 +54,8 @@ class Site:
 
     ``taken`` are devices on which another load or unload is under way, ``promised_mb`` what models
     will take of a device that its measurement does not show yet. ``stale`` means that a model has
-    come or left since memory was measured. ``seconds`` is how long loading the model would take
+    come or left since memory was measured, ``leaving`` that the model is there, and is to make room
+    for another first. ``seconds`` is how long loading the model would take
     there; None when nothing is known of that.
     """
 
@@ -63,6 +64,7 @@ class Site:
     taken: frozenset[int] = frozenset()
     promised_mb: Mapping[int, int] = attrs.field(factory=dict)
     stale: bool = False
+    leaving: bool = False
     seconds: float | None = None
 
 
@@ -186,6 +188,9 @@ def place(
     for site in reachable:
         if site.node.name in exclude:
             full.append(f"{site.node.name}: tried already")
+            continue
+        if site.leaving:
+            holds.append(Hold(math.inf, f"{site.node.name}: it makes room for another there"))
             continue
         for found in _on_site(demand, site, rules):
             if isinstance(found, str):

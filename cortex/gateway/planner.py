@@ -258,6 +258,7 @@ class Planner:
     async def _carry_out(self, goal: Goal, placement: Placement) -> None:
         owner, claim = self._owners.of(placement.node), goal.claim
         assert claim is not None  # made with the decision
+        node = placement.node
         error: Exception | None = None
         try:
             reason = "hand_over" if placement.hand_over else "room"
@@ -266,7 +267,11 @@ class Planner:
                 self._evicted(placement.node, model, reason, in_favour_of=goal.model)
 
             await owner.make_room(claim, told)
-            await self._load(goal, placement, owner)
+            ready = next(iter(self._ready(goal)), None)
+            if ready is not None:  # taken back into service meanwhile
+                node = ready.node.name
+            else:
+                await self._load(goal, placement, owner)
         except CortexError as exc:
             error = exc
         except Exception as exc:  # a bug: those who wait are told, the gateway goes on
@@ -278,7 +283,7 @@ class Planner:
             owner.release(claim, settle=True)
         self._nudge()
         if error is None:
-            goal.land(placement.node)
+            goal.land(node)
             self._drop(goal)
         elif isinstance(error, CortexError):
             self._failed(goal, placement, error)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -258,6 +260,18 @@ def test_ranks_count_with_the_strategy_that_says_so():
     priority = attrs.evolve(RULES, strategy="priority")
     assert isinstance(contest(high, waited=10_000, rules=priority), Refusal)
     assert contest(high, rank=200, rules=priority).victims == ("high",)  # equals may
+
+
+def test_a_model_is_not_put_beside_itself_while_it_leaves():
+    leaving = Site(node("a", (24, 2), (24, 20)), leaving=True)
+    assert isinstance(contest(leaving), Hold)
+    assert contest(leaving, Site(node("b", (24, 9)))).node == "b"
+
+
+def test_nobody_is_evicted_on_a_measurement_that_is_out_of_date():
+    full = Site(node("a", (24, 2)), (resident("old", 20),), stale=True)
+    assert contest(full) == Hold(math.inf, "a: memory is being measured")
+    assert contest(attrs.evolve(full, node=node("a", (24, 9)))).victims == ()
 
 
 def test_a_device_somebody_is_at_work_on_is_waited_for():

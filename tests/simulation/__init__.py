@@ -1,0 +1,1 @@
+"""Fleets in virtual time: the real control plane over simulated neurons."""
