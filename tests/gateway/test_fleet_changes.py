@@ -3,7 +3,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
@@ -117,7 +117,7 @@ def drawn(of: dict) -> dict[str, NodeSnapshot]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(before=nodes, after=nodes)
 def test_who_knows_the_state_before_and_hears_the_events_knows_the_state_after(before, after):
     # Failures that are forgotten are no news: a reader drops them when it likes.

@@ -143,6 +143,20 @@ async def test_a_model_that_was_taken_out_of_the_catalogue_is_unloaded(served):
     assert (await running.client.post(CHAT, json=chat())).status_code == 404
 
 
+async def test_a_model_that_was_renamed_is_unloaded_under_its_old_name(served):
+    running, neuron = served
+    await running.client.post(CHAT, json=chat())
+    renamed = CatalogueEntry("n", source="m", vram_mb=1000)
+    running.files.catalogue = Catalogue((renamed,), {"m": "n"})
+    async with running.events() as events:
+        await events.until("snapshot")
+        await reload(running)
+        assert (await events.until("model_evicted"))["model"] == "m"
+        answer = await running.client.post(CHAT, json=chat())
+        assert (answer.status_code, answer.json()["model"]) == (200, "m")
+    assert set(neuron.models) == {"n"}
+
+
 async def test_a_restart_is_asked_for_where_it_is_needed(served):
     running, _ = served
     running.files.settings(listen="127.0.0.1:9", queue_depth=7)
