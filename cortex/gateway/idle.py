@@ -68,7 +68,7 @@ class IdleUnloader:
         keep_alive = self.keep_alive(model)
         if keep_alive < 0 or self.is_pinned(node, model):
             return None
-        if (node, model) not in self.loads.loaded_by_us():
+        if model not in self.loads.owners.of(node).loaded_at:
             return None
         last_used = self.fleet.last_used(node, model)
         if last_used is None or self.fleet.load_of(node, model):
