@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
+import ssl
+import subprocess
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,6 +13,7 @@ import trio
 from fakes.raw_server import OK, Peer, RawServer
 from trio.testing import wait_all_tasks_blocked
 
+from cortex.errors import Overloaded
 from cortex.gateway import upstream as module
 from cortex.gateway.upstream import Broken, Call, PooledUpstream, Refused
 
@@ -154,6 +159,96 @@ async def test_the_pool_is_bounded(monkeypatch):
         assert upstream.idle_connections == 1
 
 
+async def test_connections_to_a_host_are_bounded_and_handed_on(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PER_HOST", 1)
+    order = []
+
+    async def one(upstream, server, number):
+        assert await ask(upstream, server) == b"ok"
+        order.append(number)
+
+    async with serving(answering) as (server, upstream):
+        call = upstream.call(Call(server.url, "/x", b""))
+        async with trio.open_nursery() as nursery, call as first:
+            for number in range(3):
+                nursery.start_soon(one, upstream, server, number)
+                await wait_all_tasks_blocked()
+            assert order == []
+            await first.read(10)
+        assert order == [0, 1, 2]
+        assert server.connections == 1
+
+
+async def test_a_connection_that_is_closed_makes_room_for_another(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PER_HOST", 1)
+
+    async def talk(peer):
+        await peer.request()
+        await peer.say(OK if peer.number else CHUNKED)
+        await peer.closed()
+
+    async with (
+        serving(talk) as (server, upstream),
+        trio.open_nursery() as nursery,
+        upstream.call(Call(server.url, "/x", b"")),
+    ):
+        nursery.start_soon(ask, upstream, server)
+        await wait_all_tasks_blocked()
+        assert server.connections == 1
+
+
+async def test_the_wait_for_a_connection_ends(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PER_HOST", 1)
+    monkeypatch.setattr(module, "CONNECTION_WAIT_SECONDS", 0.05)
+    async with serving(answering) as (server, upstream):
+        async with upstream.call(Call(server.url, "/x", b"")) as first:
+            with pytest.raises(Overloaded, match="in use"):
+                await ask(upstream, server)
+            with trio.move_on_after(0.01):  # nor does one who leaves before it keep a place
+                await ask(upstream, server)
+            await first.read(10)
+        assert await ask(upstream, server) == b"ok"
+
+
+async def test_a_connect_that_fails_gives_its_place_back(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PER_HOST", 1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with PooledUpstream() as upstream:
+        for _ in range(3):
+            with pytest.raises(Refused):
+                async with upstream.call(Call(f"http://127.0.0.1:{port}", "/x", b"")):
+                    pass
+
+
+async def test_a_pooled_connection_that_ends_late_was_not_stale(mock_clock, monkeypatch):
+    """The neuron has worked on the request before it hung up: it is not asked again."""
+    asked = []
+
+    async def talk(peer):
+        await peer.request()
+        await peer.say(OK)
+        if await peer.request():
+            asked.append(peer.number)
+            mock_clock.jump(module.STALE_SECONDS + 1)
+
+    async with serving(talk, stall=60) as (server, upstream):
+        assert await ask(upstream, server) == b"ok"
+        with pytest.raises(Refused):
+            await ask(upstream, server)
+        assert (asked, server.connections) == ([0], 1)
+
+
+async def test_nothing_waits_for_more_to_send():
+    """Without TCP_NODELAY a stream through a gateway loses 40 ms."""
+    async with (
+        serving(answering) as (server, upstream),
+        upstream.call(Call(server.url, "/x", b"")) as answer,
+    ):
+        sock = answer.connection._sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_leaving_the_pool_closes_every_connection_even_when_cancelled():
     closed = []
 
@@ -244,6 +339,12 @@ HOSTILE = {
     "two-lengths": (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",),
     "too-long": (b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"x" * 2000,),
     "too-long-until-close": (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2000,),
+    "endless-extension": (CHUNKED + b"1;", *[b"x" * 8000] * 20),
+    "endless-trailers": (CHUNKED + b"2\r\nok\r\n0\r\n", *[b"x: %b\r\n" % (b"y" * 8000)] * 20),
+    "two-framings": (CHUNKED.replace(b"\r\n\r\n", b"\r\ncontent-length: 2\r\n\r\nok"),),
+    "giant-chunk": (CHUNKED + b"ffffffffffffffffff\r\nok",),
+    "space-in-name": (b"HTTP/1.1 200 OK\r\ncontent length: 2\r\n\r\nok",),
+    "nul": (b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 2\r\n\r\nok",),
     "upgrade": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n\x00",),
 }
 
@@ -272,6 +373,31 @@ async def test_of_two_answers_to_one_request_only_the_first_counts(joined):
             await wait_all_tasks_blocked()
         assert await ask(upstream, server) == b"ok"
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("more", [b"x", b"\r\n\r\nxyz", b"\0" * 100, OK[:20]])
+async def test_what_follows_an_answer_does_not_spoil_it_but_its_connection(more):
+    async with serving(saying(OK + more, stay=True)) as (server, upstream):
+        assert await ask(upstream, server) == b"ok"
+        assert await ask(upstream, server) == b"ok"
+        assert server.connections == 2
+
+
+async def test_trailers_are_no_headers():
+    parts = CHUNKED, b"2\r\nok\r\n0\r\ncontent-type: evil\r\n\r\n"
+    async with (
+        serving(saying(*parts)) as (server, upstream),
+        upstream.call(Call(server.url, "/x", b"")) as response,
+    ):
+        assert await response.read(10) == b"ok"
+        assert "content-type" not in response.headers
+
+
+async def test_a_body_of_the_smallest_chunks_is_read_whole():
+    async with serving(saying(CHUNKED, b"1\r\nx\r\n" * 30_000, b"0\r\n\r\n")) as (server, upstream):
+        async with upstream.call(Call(server.url, "/x", b"")) as response:
+            assert await response.read(30_000) == b"x" * 30_000
+        assert upstream.idle_connections == 1
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", CHUNKED, CHUNKED + b"1\r\na\r\n"])
@@ -305,6 +431,43 @@ async def test_an_answer_given_before_the_body_was_read_is_heard():
         upstream.call(Call(server.url, "/x", b"x" * (4 << 20))) as response,
     ):
         assert response.status == 413
+
+
+async def test_one_who_is_silent_does_not_take_others_with_it():
+    talking = trio.Event()
+
+    async def talk(peer):
+        await peer.request()
+        await peer.say(CHUNKED)
+        if peer.number == 0:
+            await peer.closed()
+        while not talking.is_set():
+            await peer.say(b"1\r\na\r\n")
+            await trio.sleep(0.01)
+        await peer.say(b"0\r\n\r\n")
+
+    async with serving(talk, stall=0.1) as (server, upstream):
+        call = Call(server.url, "/x", b"")
+        async with upstream.call(call) as silent, upstream.call(call) as other:
+            with pytest.raises(Broken, match=r"silent for 0\.1 s"):
+                await silent.receive()
+            talking.set()
+            while await other.receive():
+                pass
+            assert other.complete
+
+
+async def test_time_in_which_nobody_reads_is_not_the_neurons():
+    async with (
+        serving(saying(CHUNKED + b"1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"), stall=0.05) as (
+            server,
+            upstream,
+        ),
+        upstream.call(Call(server.url, "/x", b"")) as response,
+    ):
+        assert await response.receive() == b"a"
+        await trio.sleep(0.15)
+        assert await response.receive() == b"b"
 
 
 async def test_no_answer_at_all_is_a_refusal():
@@ -393,6 +556,79 @@ async def test_a_call_cancelled_while_it_connects_leaves_no_socket():
             assert len(os.listdir("/dev/fd")) == before
         for each in waiting:
             each.close()
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Paths of a key and of its certificate for 127.0.0.1."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
+    return key, certificate
+
+
+@asynccontextmanager
+async def serving_tls(certificate, talk):
+    key, chain = certificate
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain, key)
+    connections = []
+
+    async def handle(stream):
+        secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        connections.append(secure)
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await talk(Peer(secure, len(connections)))
+        await trio.aclose_forcefully(secure)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        with trio.fail_after(10):
+            async with PooledUpstream(0.2) as upstream:
+                port = listeners[0].socket.getsockname()[1]
+                yield f"https://127.0.0.1:{port}", upstream, connections
+        nursery.cancel_scope.cancel()
+
+
+async def test_over_tls_connections_are_kept_and_looked_at(certificate):
+    async with serving_tls(certificate, answering) as (url, upstream, connections):
+        upstream._tls = ssl.create_default_context(cafile=str(certificate[1]))
+        for _ in range(3):
+            async with upstream.call(Call(url, "/x", b"{}")) as response:
+                assert await response.read(10) == b"ok"
+        assert (len(connections), upstream.idle_connections) == (1, 1)
+        await trio.aclose_forcefully(connections[0])  # while it lies idle
+        async with upstream.call(Call(url, "/x", b"{}")) as response:
+            assert await response.read(10) == b"ok"
+        assert len(connections) == 2
+
+
+async def test_over_tls_silence_is_bounded(certificate):
+    async with serving_tls(certificate, silent) as (url, upstream, _):
+        upstream._tls = ssl.create_default_context(cafile=str(certificate[1]))
+        with pytest.raises(Broken, match="silent"):
+            async with upstream.call(Call(url, "/x", b"{}")):
+                pass
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_a_refusal(certificate):
+    async with serving_tls(certificate, silent) as (url, upstream, connections):
+        before = len(os.listdir("/dev/fd"))
+        with pytest.raises(Refused):
+            async with upstream.call(Call(url, "/x", b"{}")):
+                pass
+        await wait_all_tasks_blocked()
+        assert len(os.listdir("/dev/fd")) == before
+        assert len(connections) == 1
 
 
 # What is sent
