@@ -12,7 +12,9 @@ from cortex.service import logs
 
 
 @pytest.fixture
-def lines():
+def lines(monkeypatch):
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        monkeypatch.setattr(logging, name, True, raising=False)
     stream = io.StringIO()
     loggers = [logging.getLogger("cortex"), logging.getLogger("hypercorn.error")]
     before = [(list(each.handlers), each.propagate, each.level) for each in loggers]
@@ -34,6 +36,40 @@ def test_values_cannot_forge_lines_or_terminal_sequences(lines):
     (line,) = lines()
     assert "\x1b" not in line
     assert len(line) < 700
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1, "1"),
+        (1.5, "1.5"),
+        (None, "None"),
+        (True, "True"),
+        ("a/b:c", "a/b:c"),
+        ("", '""'),
+        ("a b", '"a b"'),
+        ("é", "é"),
+        ('a"b', '"a\\"b"'),
+        ("\x7f", '"\\x7f"'),
+        ("a\tb", '"a\\tb"'),
+        ("\u2028", '"\\u2028"'),
+    ],
+)
+def test_a_value_has_quotes_where_it_needs_them(lines, value, shown):
+    logs.get("x").info("e", v=value)
+    assert lines()[0].endswith(f" x e v={shown}")
+
+
+def test_each_line_has_its_own_time(lines, monkeypatch):
+    for now in (1e9, 1e9 + 0.25, 1e9 + 59.5):
+        monkeypatch.setattr(logging.time, "time", lambda now=now: now)
+        monkeypatch.setattr(logging.time, "time_ns", lambda now=now: int(now * 1e9), raising=False)
+        logs.get("x").info("e")
+    assert [line.split()[0] for line in lines()] == [
+        "2001-09-09T01:46:40.000Z",
+        "2001-09-09T01:46:40.250Z",
+        "2001-09-09T01:47:39.500Z",
+    ]
 
 
 def test_the_request_id_is_on_every_line_of_its_request(lines):
