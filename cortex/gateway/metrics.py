@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import attrs
 from prometheus_client import CollectorRegistry
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from cortex.gateway.fleet import NodeSnapshot
 from cortex.service import accumulators
-from cortex.service.accumulators import Count, Distribution, Family
+from cortex.service.accumulators import Count, Distribution, Family, Level
 from cortex.wire import neuron as wire
 
 UNKNOWN = "unknown"
@@ -43,6 +43,21 @@ def _histogram(
     registry: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...], *more: str
 ) -> Family[Distribution]:
     return accumulators.histogram(registry, name, text, (*REPLICA, *more), buckets)
+
+
+class _Held(AbstractContextManager[None]):
+    """One more of *level* within the block."""
+
+    __slots__ = ("_level",)
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+
+    def __enter__(self) -> None:
+        self._level.value += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._level.value -= 1
 
 
 class GatewayMetrics:
@@ -112,15 +127,9 @@ class GatewayMetrics:
 
     # The life of a request, in order
 
-    @contextmanager
-    def in_flight(self, model: str, node: str) -> Iterator[None]:
+    def in_flight(self, model: str, node: str) -> AbstractContextManager[None]:
         """Count one request under way for as long as the block lasts."""
-        gauge = self._in_flight(model, node)
-        gauge.inc()
-        try:
-            yield
-        finally:
-            gauge.dec()
+        return _Held(self._in_flight(model, node))
 
     def stage(self, model: str, node: str, stage: str, seconds: float) -> None:
         """*stage* is one of those in `stages`, which add up to the request's duration."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from math import inf
 from types import TracebackType
 from typing import Protocol
@@ -98,6 +98,28 @@ class _Host:
     waiting: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
 
+class _Calling(AbstractAsyncContextManager[UpstreamResponse]):
+    """One call. A class, since a generator would cost more than a socket's read."""
+
+    __slots__ = ("_answer", "_call", "_host", "_pool")
+
+    def __init__(self, pool: PooledUpstream, call: Call) -> None:
+        self._pool = pool
+        self._call = call
+
+    async def __aenter__(self) -> UpstreamResponse:
+        self._host, self._answer = await self._pool.begin(self._call)
+        return self._answer
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.end(self._host, self._answer, reusable=kind is None and self._answer.reusable)
+
+
 @attrs.define(eq=False)
 class PooledUpstream:
     """Keeps idle connections per endpoint. Its owner runs it inside ``async with``."""
@@ -135,25 +157,25 @@ class PooledUpstream:
     def idle_connections(self) -> int:
         return sum(len(host.idle) for host in self._hosts.values())
 
-    @asynccontextmanager
-    async def call(self, call: Call) -> AsyncIterator[UpstreamResponse]:
+    def call(self, call: Call) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Send *call* and give its answer once the head is there. Raises `Refused`, `Broken`, and
         `Overloaded` when no connection is free."""
+        return _Calling(self, call)
+
+    async def begin(self, call: Call) -> tuple[_Host, UpstreamAnswer]:
+        """The answer to *call* and where it came from, for `end`."""
         where, message = self._message(call)
         host = self._hosts.get(where)
         if host is None:
             host = self._hosts[where] = _Host()
-        answer = await self._exchange(where, host, message)
-        reusable = False
-        try:
-            yield answer
-            reusable = answer.reusable
-        finally:
-            self._answers.discard(answer)
-            if reusable:
-                self._keep(host, answer.connection)
-            else:
-                self._close(host, answer.connection)
+        return host, await self._exchange(where, host, message)
+
+    def end(self, host: _Host, answer: UpstreamAnswer, *, reusable: bool) -> None:
+        self._answers.discard(answer)
+        if reusable:
+            self._keep(host, answer.connection)
+        else:
+            self._close(host, answer.connection)
 
     async def _exchange(self, where: Where, host: _Host, message: bytes) -> UpstreamAnswer:
         """Send *message*, on a pooled connection first; one that turns out stale is replaced, once
