@@ -14,7 +14,7 @@ import click
 from cortex.cli.exits import OK, USAGE
 from cortex.config.catalogue import Catalogue
 from cortex.config.errors import ConfigError
-from cortex.config.gateway import GatewayConfig
+from cortex.config.gateway import GatewayConfig, NeuronNode
 from cortex.config.loader import (
     load_catalogue,
     load_gateway,
@@ -105,10 +105,16 @@ def _gateway_plan(config: GatewayConfig, catalogue: Catalogue) -> Plan:
     return {
         "gateway": _table(config.gateway),
         "eviction": _table(config.eviction),
-        "neurons": [_table(node) for node in config.neurons],
+        "neurons": [_node(node) for node in config.neurons],
         "models_config": _plain(config.models_config),
         **_catalogue_plan(catalogue),
     }
+
+
+def _node(node: NeuronNode) -> Plan:
+    """Of headers the names alone: a value may be a key."""
+    names = {"headers": tuple(node.headers)} if node.headers else {}
+    return _table(node) | names
 
 
 def _catalogue_plan(catalogue: Catalogue) -> Plan:

@@ -43,6 +43,21 @@ class EvictionSettings:
     defrag_after_cycles: int = attrs.field(default=50, validator=values.at_least(0))  # 0 = never
 
 
+CORTEX = "cortex"  # a neuron of ours
+OPENAI = "openai"  # any server that speaks OpenAI's API; its models are not ours to load
+# Keys that say something about a server of another make only.
+FOREIGN_KEYS = ("models", "include", "headers", "max_in_flight", "pass_fields", "drop_fields")
+
+
+def _public_names(_: Any, field: attrs.Attribute[Any], value: dict[str, str] | None) -> None:
+    for public, theirs in (value or {}).items():
+        path = f'{field.name}."{public}"'
+        if not values.is_model_id(public):
+            raise Invalid(f"{public!r} is no model id", path)
+        if not theirs:
+            raise Invalid("must not be empty", path)
+
+
 @attrs.frozen
 class ImageSettings:
     """Images that a client names by URL, and does not send."""
@@ -55,10 +70,31 @@ class ImageSettings:
 
 @attrs.frozen
 class NeuronNode:
+    """A node of the fleet: a neuron, or (``kind`` openai) a server of another make.
+
+    ``models`` maps public ids to that server's names; ``include`` lets through, by shell patterns,
+    what it lists under names of its own. Without either everything it lists is served.
+    """
+
     name: str = attrs.field(validator=values.node_name)
     endpoint: str = attrs.field(validator=values.http_url)  # base URL, no trailing slash
     token: str | None = attrs.field(default=None, validator=values.secret, repr=False)
-    kind: str = attrs.field(default="cortex", validator=values.one_of("cortex"))
+    token_file: Path | None = None
+    kind: str = attrs.field(default=CORTEX, validator=values.one_of(CORTEX, OPENAI))
+    poll_seconds: Seconds | None = attrs.field(default=None, validator=values.more_than(0))
+    models: dict[str, str] | None = attrs.field(default=None, validator=_public_names)
+    include: tuple[str, ...] = ()
+    headers: dict[str, str] | None = attrs.field(default=None, validator=values.headers, repr=False)
+    max_in_flight: int | None = attrs.field(default=None, validator=values.at_least(1))
+    pass_fields: tuple[str, ...] = ()
+    drop_fields: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.kind == OPENAI:
+            return
+        for key in FOREIGN_KEYS:
+            if getattr(self, key):
+                raise Invalid(f'is for kind = "{OPENAI}" only', key)
 
 
 LOCAL = NeuronNode("local", "http://127.0.0.1:13131")

@@ -19,7 +19,7 @@ from cortex.config.catalogue import Catalogue, CatalogueFile
 from cortex.config.environment import Overlay, overlay
 from cortex.config.errors import ConfigError as ConfigError
 from cortex.config.errors import Invalid, unknown
-from cortex.config.gateway import GatewayConfig, NeuronNode
+from cortex.config.gateway import CORTEX, GatewayConfig, NeuronNode
 from cortex.config.neuron import DefaultModel, NeuronConfig, is_local_path
 from cortex.config.structure import structure
 from cortex.config.values import join_listen, split_listen
@@ -41,12 +41,14 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
     """The gateway's configuration from *path*, or ``$CORTEX_CONFIG``, and *environ*.
 
     ``CORTEX_NEURONS`` (``name=url,name2=url2``) stands in for the file's neurons;
-    ``CORTEX_NEURON_TOKEN`` is the token of every neuron that has none of its own.
+    ``CORTEX_NEURON_TOKEN`` is the token of every neuron that has none of its own, but of no server
+    of another make, which would learn it.
     """
     path = _named(path, "CORTEX_CONFIG", environ)
     table = read_toml(path) if path else {}
     warnings = _translate(table, legacy.GATEWAY, path)
     _anchor(table, path, "models_config")
+    _anchor_each(table.get("neurons"), path, "token_file")
     warnings += _without_effect(table.get("eviction"), UNUSED_EVICTION, path, "eviction.")
     variables = overlay(table, GatewayConfig, "CORTEX_", environ, reserved=GATEWAY_VARIABLES)
     listed = environ.get("CORTEX_NEURONS", "")
@@ -58,7 +60,11 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
         warnings.append("there are no neurons: no model can be served")
     token = environ.get("CORTEX_NEURON_TOKEN") or None
     nodes = _checked(
-        lambda: tuple(_with_token(node, token) for node in config.neurons),
+        lambda: tuple(_with_own_token(node, index) for index, node in enumerate(config.neurons)),
+        _place(path),
+    )
+    nodes = _checked(
+        lambda: tuple(_with_token(node, token) for node in nodes),
         "environment variable CORTEX_NEURON_TOKEN",
     )
     models = config.models_config
@@ -204,6 +210,13 @@ def _anchor(table: dict[str, Any], path: Path | None, *keys: str) -> None:
             table[key] = str(path.parent / value)
 
 
+def _anchor_each(tables: Any, path: Path | None, *keys: str) -> None:
+    """The same in each of an array of tables."""
+    for table in tables if isinstance(tables, list) else []:
+        if isinstance(table, dict):
+            _anchor(table, path, *keys)
+
+
 def _anchor_sources(table: dict[str, Any], path: Path | None) -> None:
     models = table.get("default_models")
     for model in models if isinstance(models, list) else []:
@@ -224,8 +237,19 @@ def _neurons_listed(text: str) -> list[dict[str, str]]:
     return nodes
 
 
+def _with_own_token(node: NeuronNode, index: int) -> NeuronNode:
+    """*node* with the token that its file holds, where it names one."""
+    if node.token_file is None:
+        return node
+    where = f"neurons[{index}].token_file"
+    if node.token is not None:
+        raise Invalid("token is given too; keep one of the two", where)
+    return attrs.evolve(node, token=_token_in(node.token_file, where))
+
+
 def _with_token(node: NeuronNode, token: str | None) -> NeuronNode:
-    return attrs.evolve(node, endpoint=node.endpoint.rstrip("/"), token=node.token or token)
+    common = token if node.kind == CORTEX else None
+    return attrs.evolve(node, endpoint=node.endpoint.rstrip("/"), token=node.token or common)
 
 
 def _fold_port(table: dict[str, Any], *, replace: bool) -> None:
@@ -249,15 +273,20 @@ def _token(config: NeuronConfig, variables: Overlay) -> str | None:
         return config.token
     if config.token is not None and "token_file" not in variables.origins:
         raise Invalid("token is given too; keep one of the two", "token_file")
+    return _token_in(path, "token_file")
+
+
+def _token_in(path: Path, where: str) -> str:
+    """The token that the file *path* holds; *where* is the key that names it."""
     try:
         with path.open("rb") as file:
             token = file.read(TOKEN_LIMIT).decode("ascii").strip()
     except OSError as exc:
-        raise Invalid(f"{path}: {exc.strerror or exc}", "token_file") from None
+        raise Invalid(f"{path}: {exc.strerror or exc}", where) from None
     except UnicodeDecodeError:
-        raise Invalid(f"{path}: a token is visible ASCII characters", "token_file") from None
+        raise Invalid(f"{path}: a token is visible ASCII characters", where) from None
     if not token:
-        raise Invalid(f"{path} is empty", "token_file")
+        raise Invalid(f"{path} is empty", where)
     return token
 
 

@@ -25,6 +25,11 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,199}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_FRAMING = frozenset(
+    {"host", "connection", "content-length", "content-type", "transfer-encoding", "te", "upgrade"}
+    | {"accept", "accept-encoding", "expect", "trailer", "keep-alive"}
+)
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -98,6 +103,10 @@ def http_url(_: Any, field: attrs.Attribute[Any], value: str | None) -> None:
         raise Invalid("a URL here has no credentials, query or fragment", field.name)
 
 
+def is_model_id(text: str) -> bool:
+    return _MODEL_ID.fullmatch(text) is not None
+
+
 def model_id(_: Any, field: attrs.Attribute[Any], value: str) -> None:
     if not _MODEL_ID.fullmatch(value):
         raise Invalid(
@@ -114,6 +123,16 @@ def secret(_: Any, field: attrs.Attribute[Any], value: str | None) -> None:
     """A token travels in a header: visible ASCII only. The message does not repeat it."""
     if value is not None and (not value or not all("!" <= c <= "~" for c in value)):
         raise Invalid("a token is visible ASCII characters without spaces", field.name)
+
+
+def headers(_: Any, field: attrs.Attribute[Any], value: dict[str, str] | None) -> None:
+    """Request headers to add; not those that frame a message. Messages do not repeat values."""
+    for name, text in (value or {}).items():
+        path = f'{field.name}."{name}"'
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _FRAMING:
+            raise Invalid("is no header that can be set", path)
+        if not text.isascii() or not text.isprintable() or text != text.strip():
+            raise Invalid("a header's value is visible ASCII characters and spaces", path)
 
 
 def at_least(low: float, high: float = math.inf) -> Check:

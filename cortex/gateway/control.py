@@ -17,8 +17,9 @@ import attrs
 import httpx
 
 from cortex import errors
-from cortex.config.gateway import NeuronNode
-from cortex.errors import BadRequest, CortexError, UpstreamError, clip
+from cortex.config.gateway import OPENAI, NeuronNode
+from cortex.errors import BadRequest, CortexError, NotFound, UpstreamError, clip
+from cortex.gateway import foreign
 from cortex.service import logs
 from cortex.wire import converter, json
 from cortex.wire import errors as wire_errors
@@ -94,6 +95,39 @@ class NeuronControl:
             raise UpstreamError(f"neuron {node} answered /tokenize with something else than counts")
         return answer
 
+    # Servers of another make
+
+    async def foreign_models(self, node: str) -> tuple[wire.Model, ...]:
+        """What a server of another make lists; what is configured where it has no list."""
+        neuron = self._configured(node)
+        try:
+            listing = await self._call(node, "GET", foreign.MODELS_PATH)
+        except CortexError as exc:
+            if neuron.models is None or not _has_no_such_route(exc):
+                raise
+            return foreign.mapped_models(neuron)
+        return foreign.models_of(neuron, listing)
+
+    async def foreign_tokenize(self, node: str, body: dict[str, Any]) -> dict[str, Any]:
+        """`tokenize` as vLLM has it. `NotFound` from a server that counts in no way known here."""
+        try:
+            answer = await self._call(
+                node, "POST", foreign.TOKENIZE_PATH, body, read_seconds=TOKENIZE_SECONDS
+            )
+        except CortexError as exc:
+            if _has_no_such_route(exc):
+                raise NotFound(f"neuron {node} does not count tokens") from exc
+            raise
+        if not isinstance(answer, dict) or "count" not in answer:
+            raise NotFound(f"neuron {node} does not count tokens of chats")
+        return answer
+
+    def _configured(self, node: str) -> NeuronNode:
+        try:
+            return self._neuron(node)
+        except KeyError:
+            raise UpstreamError(f"neuron {node} is not configured any more") from None
+
     def _typed(self, node: str, value: Any, cls: type[T]) -> T:
         try:
             return converter.structure(value, cls)
@@ -110,13 +144,15 @@ class NeuronControl:
         *,
         read_seconds: float | None = READ_SECONDS,
     ) -> Any:
-        try:
-            neuron = self._neuron(node)
-        except KeyError:
-            raise UpstreamError(f"neuron {node} is not configured any more") from None
+        neuron = self._configured(node)
         headers = {"accept": "application/json", "accept-encoding": "identity"}
-        if neuron.token is not None:
-            headers["authorization"] = f"Bearer {neuron.token}"
+        if neuron.kind == OPENAI:
+            headers |= foreign.headers_for(neuron)
+            base = foreign.base_url(neuron.endpoint)
+        else:
+            if neuron.token is not None:
+                headers["authorization"] = f"Bearer {neuron.token}"
+            base = neuron.endpoint.rstrip("/")
         request_id = logs.request_id.get()
         if request_id is not None:
             headers["x-request-id"] = request_id
@@ -125,14 +161,13 @@ class NeuronControl:
             content = json.dumps(body)
             headers["content-type"] = "application/json"
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
-        url = neuron.endpoint.rstrip("/") + path
         try:
             async with self._client.stream(
-                method, url, headers=headers, content=content, timeout=timeout
+                method, base + path, headers=headers, content=content, timeout=timeout
             ) as response:
                 data = await _read(response, node)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
-            what = clip(str(exc) or type(exc).__name__, 200)
+            what = clip(_why(exc), 200)
             raise UpstreamError(f"neuron {node} cannot be reached: {what}") from exc
         if not response.is_success:
             raise error_from(node, response.status_code, data, response.headers.get("retry-after"))
@@ -163,6 +198,18 @@ def error_from(node: str, status: int, body: bytes, retry_after: str | None) -> 
     return type(told)(
         message, param=told.param, retry_after=told.retry_after, extras=dict(told.extras)
     )
+
+
+def _why(error: BaseException) -> str:
+    """The first words along the chain of causes: some of httpx's errors have none themselves."""
+    link: BaseException | None = error
+    while link is not None and not str(link):
+        link = link.__cause__ or link.__context__
+    return str(link) if link is not None else type(error).__name__
+
+
+def _has_no_such_route(error: CortexError) -> bool:
+    return isinstance(error, NotFound) or error.extras.get("upstream_status") in (405, 501)
 
 
 def _without_none(request: wire.LoadRequest) -> dict[str, Any]:

@@ -15,10 +15,12 @@ import attrs
 import trio
 
 from cortex.errors import CortexError, ModelNotFound, Overloaded, UpstreamError, clip
+from cortex.gateway import foreign
 from cortex.gateway.affinity import affinity_key
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.encoder import Encoder
 from cortex.gateway.exchange import Exchange
+from cortex.gateway.foreign_answer import ForeignResponse, ForeignStream, pack_wanted
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.queue import WaitingRoom
 from cortex.gateway.relay import relay
@@ -36,8 +38,8 @@ ANONYMOUS = "anonymous"
 # Statuses of a neuron that say "not here, not now": another replica may serve the request.
 ELSEWHERE = frozenset({404, 429, 502, 503})
 TOKEN_REFUSED = frozenset({401, 403})
-# Statuses that say that the node itself has failed; its breaker counts them.
-FAULTS = frozenset({500, 502, 504})
+# Statuses from 500 on that do not say that the node has failed: it knows no such route, is busy.
+NO_FAULTS = frozenset({501, 503, 529})
 
 log = logs.get("gateway.core")
 
@@ -208,9 +210,10 @@ class InferenceCore:
             raise Refusal(exc) from exc
         if response.status == 200:
             self.router.answered(lease)
-            return response, lease
-        error = await _refusal(response)
-        if response.status in FAULTS or response.status in TOKEN_REFUSED:
+            return _understood(response, job, lease), lease
+        error = await _refusal(response, lease)
+        fault = _is_fault(response.status)
+        if fault or response.status in TOKEN_REFUSED:
             self.router.failed(lease, f"status {response.status}")
         elif response.status < 500 and response.status not in ELSEWHERE:
             self.router.answered(lease)
@@ -218,10 +221,10 @@ class InferenceCore:
             # It is the gateway's token that was refused: the client's key has nothing to do with it
             log.error("a neuron refuses the gateway's token", node=lease.node)
             tried.add(lease.node)
-            error = UpstreamError("a neuron refused the gateway's token")
+            error = UpstreamError(f"{lease.node} refused the gateway's token")
         elif isinstance(error, ModelNotFound):
             self.router.not_loaded(lease)  # it thinks otherwise: look again, ask again
-        elif isinstance(error, Overloaded) or response.status in ELSEWHERE | FAULTS:
+        elif isinstance(error, Overloaded) or fault or response.status in ELSEWHERE:
             tried.add(lease.node)
         else:
             raise error
@@ -237,10 +240,22 @@ class InferenceCore:
             raise
 
 
-async def _refusal(response: UpstreamResponse) -> CortexError:
-    """What a neuron's answer other than 200 means, in its own words."""
+async def _refusal(response: UpstreamResponse, lease: Lease) -> CortexError:
+    """What a node's answer other than 200 means, in its own words."""
     data = await response.read(MAX_ERROR_BYTES)
-    return errors.parse(response.status, data, response.headers.get("retry-after"))
+    told = errors.parse(response.status, data, response.headers.get("retry-after"))
+    return told if lease.foreign is None else foreign.refusal(lease.node, response.status, told)
+
+
+def _is_fault(status: int) -> bool:
+    """Whether the node itself has failed; its breaker counts that."""
+    return status >= 500 and status not in NO_FAULTS
+
+
+def _understood(response: UpstreamResponse, job: Job, lease: Lease) -> UpstreamResponse:
+    if lease.foreign is None:
+        return response
+    return ForeignResponse(response, ForeignStream(lease.model), pack_wanted(job.body))
 
 
 def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
@@ -249,13 +264,18 @@ def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
     headers = {
         "accept": "text/event-stream" if job.stream else "application/json",
         "x-request-id": request.request_id,
-        CALLER_HEADER: ANONYMOUS,
     }
-    if lease.token:
-        headers["authorization"] = f"Bearer {lease.token}"
     trace = request.headers.get("traceparent")
     if trace is not None and trace.isascii() and trace.isprintable() and len(trace) <= 128:
         headers["traceparent"] = trace
+    if lease.foreign is not None:
+        there = lease.foreign
+        headers |= foreign.headers_for(there.neuron)
+        body = json.dumps(foreign.body_for(there.neuron, job.path, job.body, there.model))
+        return Call(lease.endpoint, job.path, body, headers)
+    headers[CALLER_HEADER] = ANONYMOUS
+    if lease.token:
+        headers["authorization"] = f"Bearer {lease.token}"
     body = json.dumps({**job.body, "model": lease.model})
     return Call(lease.endpoint, job.path, body, headers)
 

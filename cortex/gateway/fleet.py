@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from cortex.config.gateway import NeuronNode
+from cortex.config.gateway import CORTEX, NeuronNode
 from cortex.service.watch import Watch
 from cortex.wire import neuron as wire
 
@@ -388,7 +388,7 @@ class Fleet:
 
 
 def _unseen(neuron: NeuronNode) -> NodeSnapshot:
-    return NodeSnapshot(neuron.name, neuron.endpoint.rstrip("/"), lifecycle=neuron.kind == "cortex")
+    return NodeSnapshot(neuron.name, neuron.endpoint.rstrip("/"), lifecycle=neuron.kind == CORTEX)
 
 
 def _listed(

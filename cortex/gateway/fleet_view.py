@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from cortex.config.gateway import CORTEX, OPENAI
 from cortex.gateway.fleet import Fleet, NodeSnapshot
 from cortex.gateway.fleet_changes import progress_of
 from cortex.gateway.pins import Pins
@@ -43,6 +44,7 @@ class FleetView:
         return {
             "name": node.name,
             "endpoint": node.endpoint,
+            "kind": CORTEX if node.lifecycle else OPENAI,
             "healthy": node.healthy,
             "status": node.health.status if node.healthy and node.health else UNREACHABLE,
             "error": node.error,

@@ -125,6 +125,19 @@ def width(entry: CatalogueEntry | None) -> int:
     return entry.tensor_parallel or entry.min_devices
 
 
+def may_serve(entry: CatalogueEntry | None, node: NodeSnapshot) -> bool:
+    """Whether requests for the model may go to *node* at all: what is pinned elsewhere is not for
+    a server of another make, whatever that one lists."""
+    pinned = entry.pinned_on if entry is not None else ()
+    return node.lifecycle or not pinned or node.name in pinned
+
+
+def loads_nowhere(entry: CatalogueEntry, nodes: Iterable[NodeSnapshot]) -> bool:
+    """Whether all nodes that the model may run on are servers of another make."""
+    allowed = [node for node in nodes if not entry.pinned_on or node.name in entry.pinned_on]
+    return bool(allowed) and not any(node.lifecycle for node in allowed)
+
+
 def infeasible(
     entry: CatalogueEntry | None, node: NodeSnapshot, mb: int | None = None
 ) -> str | None:

@@ -34,7 +34,16 @@ from cortex.gateway.goals import Goal, LoadAttemptFailed
 from cortex.gateway.model_costs import ModelCosts
 from cortex.gateway.node_owner import NodeOwner, NodeOwners
 from cortex.gateway.occupancy import Occupancy
-from cortex.gateway.placement import Demand, Hold, Placement, Reason, Refusal, infeasible, place
+from cortex.gateway.placement import (
+    Demand,
+    Hold,
+    Placement,
+    Reason,
+    Refusal,
+    infeasible,
+    may_serve,
+    place,
+)
 from cortex.service import logs
 from cortex.wire import neuron as wire
 
@@ -221,7 +230,9 @@ class Planner:
         return (
             replica
             for replica in self._fleet.replicas(goal.model)
-            if replica.node.serving and goal.node in (None, replica.node.name)
+            if replica.node.serving
+            and goal.node in (None, replica.node.name)
+            and may_serve(goal.entry, replica.node)
         )
 
     def _ready(self, goal: Goal) -> Iterable[Replica]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import attrs
 import trio
 
-from cortex.config.gateway import NeuronNode
+from cortex.config.gateway import OPENAI, NeuronNode
 from cortex.errors import CortexError
+from cortex.gateway import foreign
 from cortex.gateway.control import NeuronControl
 from cortex.gateway.fleet import MISSES_ALLOWED, Fleet, same_place
 from cortex.service import logs
@@ -134,13 +135,18 @@ class Poller:
                 probe,
                 publish,
                 weather=(CortexError, trio.TooSlowError),
-                cadence=lambda: self._cadence,
+                cadence=lambda: self._cadence_of(watcher.neuron),
                 wake=lambda: watcher.wake,
             )
 
     async def _look(self, watcher: _Watcher) -> None:
         name = watcher.neuron.name
         asked_at = trio.current_time()
+        if watcher.neuron.kind == OPENAI:
+            listed = await self._control.foreign_models(name)
+            health = foreign.health_of(watcher.neuron, listed)
+            self._fleet.polled(name, listed, health, asked_at=asked_at)
+            return
         health = await self._control.health(name)
         models = await self._control.models(name)
         self._fleet.polled(name, models, health, asked_at=asked_at)
@@ -151,6 +157,11 @@ class Poller:
             if self._current(watcher):
                 self._fleet.described(name, discovery, version)
                 watcher.described = spell
+
+    def _cadence_of(self, neuron: NeuronNode) -> Cadence:
+        if neuron.poll_seconds is None:
+            return self._cadence
+        return attrs.evolve(self._cadence, interval=neuron.poll_seconds)
 
     def _current(self, watcher: _Watcher) -> bool:
         """Whether what *watcher* sees is still the node's; it may have moved since."""

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import attrs
 import trio
 
-from cortex.config.gateway import EvictionSettings, GatewaySettings
+from cortex.config.gateway import OPENAI, EvictionSettings, GatewaySettings, NeuronNode
 from cortex.errors import (
+    Conflict,
     CortexError,
     LoadFailed,
     ModelLoading,
@@ -28,6 +29,7 @@ from cortex.errors import (
     Unavailable,
     UpstreamError,
 )
+from cortex.gateway import foreign
 from cortex.gateway.affinity import Candidate, SessionMap, choose
 from cortex.gateway.catalogue import ModelNames, Resolved
 from cortex.gateway.circuits import Attempt, Circuits
@@ -40,6 +42,7 @@ from cortex.gateway.idle import IdleUnloader
 from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
+from cortex.gateway.placement import loads_nowhere, may_serve
 from cortex.gateway.planner import NO_NODE_RETRY
 from cortex.gateway.poller import Poller
 from cortex.service import logs
@@ -49,6 +52,14 @@ IMPAIRED_RETRY = 10.0
 LOADING_RETRY = (2.0, 60.0)  # seconds: what a client is told lies between
 
 log = logs.get("gateway.router")
+
+
+@attrs.frozen
+class Foreign:
+    """A server of another make: how it is configured, and what it calls the model."""
+
+    neuron: NeuronNode
+    model: str
 
 
 @attrs.frozen
@@ -63,6 +74,7 @@ class Lease:
     cold_start: bool  # the request has waited for a load
     load_seconds: float  # how long
     attempt: Attempt | None = attrs.field(default=None, eq=False, repr=False)
+    foreign: Foreign | None = None  # for a server of another make
 
 
 @attrs.frozen
@@ -127,23 +139,23 @@ class Router:
             if isinstance(step, Replica):
                 node = step.node.name
                 with self._fleet.hold(node, resolved.model):
-                    endpoint = self._fleet.endpoint(node, resolved.model)
-                    if endpoint is None:
-                        endpoint = await self._ask_endpoint(node, resolved.model)
+                    endpoint = await self._endpoint(step)
                     if endpoint is not None:
                         if affinity is not None:
                             self._sessions.served(resolved.model, affinity, node)
                         seconds = trio.current_time() - started_at if waited else 0.0
                         with self._circuits.attempt(step.node) as attempt:
+                            neuron = self._fleet.neuron(node)
                             yield Lease(
                                 node=node,
                                 endpoint=endpoint,
-                                token=self._fleet.token(node),
+                                token=neuron.token,
                                 model=resolved.model,
                                 requested=name,
                                 cold_start=waited,
                                 load_seconds=seconds,
                                 attempt=attempt,
+                                foreign=_foreign(neuron, step.model),
                             )
                         return
                 if node in doubted or self._fleet.node(node).suspect:
@@ -204,7 +216,7 @@ class Router:
         """
         resolved = self._to_load(name)
         self._check_node(node)
-        for replica in self._fleet.replicas(resolved.model):
+        for replica in self._allowed(resolved):
             if node in (None, replica.node.name) and replica.node.serving and replica.servable:
                 return replica.node.name
         with trio.move_on_after(self._settings.load_wait_seconds):
@@ -243,8 +255,11 @@ class Router:
             for replica in self._fleet.replicas(model)
             if node in (None, replica.node.name)
             and replica.node.healthy
+            and replica.node.lifecycle
             and replica.model.status in (wire.LOADED, wire.LOADING)
         )
+        if not nodes and any(not each.node.lifecycle for each in self._fleet.replicas(model)):
+            raise Conflict(f"{model} is on a server whose models are not managed from here")
         if not nodes:
             raise ModelNotFound(f"{model} is loaded on no neuron in service")
         for each in nodes:
@@ -264,7 +279,7 @@ class Router:
     def _next(
         self, resolved: Resolved, exclude: frozenset[str], affinity: str | None
     ) -> Replica | Wait | Load:
-        replicas = self._fleet.replicas(resolved.model)
+        replicas = self._allowed(resolved)
         there = [
             replica
             for replica in replicas
@@ -284,9 +299,24 @@ class Router:
         impaired = [replica for replica in there if replica.model.status == wire.LOADED]
         if impaired:
             raise _impaired(impaired[0])
-        if resolved.entry is None and self._loads.under_way(resolved.model) is None:
-            raise _not_loadable(resolved.model, replicas)
-        return Load()
+        if self._can_load(resolved) or self._loads.under_way(resolved.model) is not None:
+            return Load()
+        raise _not_loadable(resolved.model, replicas)
+
+    def _allowed(self, resolved: Resolved) -> tuple[Replica, ...]:
+        """The replicas that requests for the model may go to, in whatever state."""
+        return tuple(
+            replica
+            for replica in self._fleet.replicas(resolved.model)
+            if may_serve(resolved.entry, replica.node)
+        )
+
+    def _can_load(self, resolved: Resolved) -> bool:
+        """Whether a load is worth asking for: not where every node that could have the model is a
+        server of another make."""
+        if resolved.entry is None:
+            return False
+        return not loads_nowhere(resolved.entry, self._fleet.nodes())
 
     def _choose(self, usable: list[Replica], affinity: str | None) -> Replica:
         if len(usable) == 1:
@@ -329,6 +359,13 @@ class Router:
             extras={"loading": known},
         )
 
+    async def _endpoint(self, replica: Replica) -> str | None:
+        node, model = replica.node, replica.model.id
+        if not node.lifecycle:
+            return foreign.base_url(node.endpoint)
+        known = self._fleet.endpoint(node.name, model)
+        return await self._ask_endpoint(node.name, model) if known is None else known
+
     async def _ask_endpoint(self, node: str, model: str) -> str | None:
         """Where *model* is reached on *node*, remembered; None (and a probe) when it cannot say."""
         asked = self._fleet.node(node)
@@ -362,6 +399,10 @@ class Router:
         names = [known.name for known in self._fleet.nodes()]
         if node is not None and node not in names:
             raise ModelNotFound(f"no neuron of that name; there are: {', '.join(names)}")
+
+
+def _foreign(neuron: NeuronNode, model: wire.Model) -> Foreign | None:
+    return Foreign(neuron, model.source or model.id) if neuron.kind == OPENAI else None
 
 
 def _capacity(replica: Replica) -> int | None:

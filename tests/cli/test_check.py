@@ -76,3 +76,19 @@ def test_the_plan_includes_the_catalogue_beside_the_config(invoke, tmp_path):
 def test_the_shells_environment_is_not_part_of_a_file(invoke, monkeypatch):
     monkeypatch.setenv("CORTEX_GATEWAY__QUEUE_DEPTH", "9")
     assert "queue_depth = 256" in invoke("check", EXAMPLES / "cortex.toml").stdout
+
+
+def test_of_a_server_of_another_make_no_secret_is_shown(invoke, tmp_path):
+    path = tmp_path / "cortex.toml"
+    path.write_text(
+        '[[neurons]]\nname = "f"\nendpoint = "https://f/v1"\nkind = "openai"\ntoken = "sk-1"\n'
+        'headers = { "api-key" = "sk-2" }\nmodels = { "m" = "org/m" }\npass_fields = ["top_k"]'
+    )
+    result = invoke("check", path)
+    assert result.exit_code == 0
+    assert "kind openai" in result.stdout
+    assert "models {m org/m}" in result.stdout
+    assert "headers [api-key]" in result.stdout
+    assert "token set" in result.stdout
+    assert "sk-" not in result.stdout
+    assert "sk-" not in invoke("check", "--json", path).stdout

@@ -39,6 +39,19 @@ KEY_LINE = re.compile(r"^(?:# )?([a-z_]+) = ")
 TABLE_LINE = re.compile(r"^\[+([a-z_]+)\]+")
 
 
+def table_around(lines, number):
+    """The lines of the table that is commented out as a whole around *number*, else that line."""
+    first = number
+    while first and re.match(r"# (\[|[a-z_]+ = )", lines[first - 1]):
+        first -= 1
+    if not lines[first].startswith("# ["):
+        return [number]
+    last = number
+    while last + 1 < len(lines) and KEY_LINE.match(lines[last + 1]):
+        last += 1
+    return range(first, last + 1)
+
+
 def lines_of(name):
     return (EXAMPLES / name).read_text().splitlines()
 
@@ -88,6 +101,7 @@ def test_what_an_example_comments_out_is_valid(name, number, tmp_path):
         (tmp_path / other).write_text((EXAMPLES / other).read_text())
     (tmp_path / "neuron.token").write_text("token")
     lines = lines_of(name)
-    lines[number] = lines[number].removeprefix("# ")
+    for each in table_around(lines, number):
+        lines[each] = lines[each].removeprefix("# ")
     (tmp_path / name).write_text("\n".join(lines))
     READERS[name](tmp_path / name)

@@ -219,6 +219,52 @@ def test_a_neurons_own_token_wins_over_the_common_one(write):
     assert [node.token for node in nodes] == ["own", "common"]
 
 
+FOREIGN = '[[neurons]]\nname = "f"\nendpoint = "https://f/v1"\nkind = "openai"\n'
+
+
+def test_the_common_token_is_kept_from_servers_of_another_make(write):
+    (node,) = load_gateway(write(FOREIGN), {"CORTEX_NEURON_TOKEN": "common"}).neurons
+    assert (node.kind, node.token) == ("openai", None)
+
+
+def test_a_nodes_token_may_lie_in_a_file_beside_the_config(write, tmp_path):
+    (tmp_path / "key").write_text("sk-1\n")
+    path = write(FOREIGN + 'token_file = "key"')
+    (node,) = load_gateway(path, {"CORTEX_NEURON_TOKEN": "common"}).neurons
+    assert node.token == "sk-1"
+    assert "sk-1" not in repr(node)
+    path = write(FOREIGN + 'token_file = "key"\ntoken = "t"')
+    assert "neurons[0].token_file: token is given too" in refusal(load_gateway, path, {})
+    (tmp_path / "key").write_text("")
+    assert "is empty" in refusal(load_gateway, write(FOREIGN + 'token_file = "key"'), {})
+    path = write(FOREIGN + 'token_file = "gone"')
+    assert "neurons[0].token_file" in refusal(load_gateway, path, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('models = { "bad id" = "x" }', "neurons[0].models"),
+        ('models = { "m" = "" }', "must not be empty"),
+        ('headers = { "Host" = "x" }', "no header that can be set"),
+        ('headers = { "x y" = "x" }', "no header that can be set"),
+        ('headers = { "x-a" = "b\\n" }', "visible ASCII"),
+        ("max_in_flight = 0", "1 or more"),
+        ("poll_seconds = 0", "more than 0"),
+        ('kind = "vllm"', "kind"),
+    ],
+)
+def test_what_is_said_of_a_server_of_another_make_is_checked(write, line, told):
+    text = FOREIGN.replace('kind = "openai"\n', "") if line.startswith("kind") else FOREIGN
+    assert told in refusal(load_gateway, write(text + line), {})
+
+
+@pytest.mark.parametrize("line", ['include = ["x"]', "max_in_flight = 3", 'drop_fields = ["user"]'])
+def test_what_is_for_those_alone_is_an_error_elsewhere(write, line):
+    path = write('[[neurons]]\nname = "a"\nendpoint = "http://x"\n' + line)
+    assert 'is for kind = "openai" only' in refusal(load_gateway, path, {})
+
+
 def test_an_empty_list_of_neurons_is_warned_about(write):
     config = load_gateway(write("neurons = []"), {})
     assert config.neurons == ()

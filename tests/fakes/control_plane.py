@@ -12,7 +12,7 @@ from fakes.neuron import FakeNeuron
 from prometheus_client import CollectorRegistry
 
 from cortex.config.catalogue import Catalogue, CatalogueEntry
-from cortex.config.gateway import EvictionSettings, GatewaySettings, NeuronNode
+from cortex.config.gateway import EvictionSettings, GatewaySettings
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.control import NeuronControl, open_control
 from cortex.gateway.fleet import Fleet
@@ -59,7 +59,7 @@ async def control_plane(
         for neuron in neurons:
             if not neuron.port:
                 await nursery.start(neuron.run)
-        nodes = [NeuronNode(neuron.name, neuron.url, token=neuron.token) for neuron in neurons]
+        nodes = [neuron.configured() for neuron in neurons]
         fleet = Fleet(nodes)
         async with open_control(fleet.neuron) as control, trio.open_nursery() as inner:
             names = ModelNames(Catalogue(models, aliases or {}), fleet)

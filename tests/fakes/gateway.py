@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cortex.config.catalogue import Catalogue, CatalogueEntry
 from cortex.config.errors import ConfigError
-from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings, NeuronNode
+from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings
 from cortex.gateway import app
 from cortex.gateway.reload_plan import Configuration
 from cortex.gateway.upstream import Call, PooledUpstream, UpstreamResponse
@@ -215,7 +215,7 @@ async def gateway(
         for neuron in neurons:
             if not neuron.port:
                 await nursery.start(neuron.run)
-        nodes = [NeuronNode(neuron.name, neuron.url, token=neuron.token) for neuron in neurons]
+        nodes = [neuron.configured() for neuron in neurons]
         listen = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
         pace = {"drain_seconds": 1.0, "poll_seconds": 0.1}
         config = GatewayConfig(

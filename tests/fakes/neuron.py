@@ -15,6 +15,8 @@ import attrs
 import h11
 import trio
 
+from cortex.config.gateway import NeuronNode
+
 MAX_RECEIVE = 64 * 1024
 
 
@@ -107,6 +109,10 @@ class FakeNeuron:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def configured(self) -> NeuronNode:
+        """Its entry in a gateway's configuration."""
+        return NeuronNode(self.name, self.url, token=self.token)
 
     def hold(self, model_id: str, status: str = "loaded", **more: Any) -> dict[str, Any]:
         """Have the model, in that status, and its memory taken."""
