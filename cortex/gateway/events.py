@@ -5,7 +5,8 @@ behind is told how many it missed. Kinds are lower-case words joined by ``_``: `
 ``node_down``, ``node_draining``, ``node_added``, ``node_removed``, ``model_loading``,
 ``model_loaded``, ``model_unloading``, ``model_unloaded``, ``model_recovering``, ``model_failed``
 (all derived from the fleet's snapshots by `gateway.fleet_changes`), ``model_evicted`` (with its
-reason, from whoever decides), ``pinned``, ``unpinned``, ``reloaded``.
+reason, from whoever decides), ``pinned``, ``unpinned``, ``reloaded``,
+``circuit_opened``, ``circuit_closed``.
 """
 
 from __future__ import annotations

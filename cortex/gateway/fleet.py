@@ -71,12 +71,20 @@ class Replica:
 
     @property
     def servable(self) -> bool:
-        """Resident is not servable: it must be loaded and not report that it can serve nothing.
-
-        A full queue does not make it unservable.
+        """Resident is not servable: it must be loaded, not report that it can serve nothing, and
+        lie on no device that is lost. A full queue does not make it unservable.
         """
-        resident = self.model.status == wire.LOADED
-        return resident and (self.model.servable is None or self.model.servable.ok)
+        if self.model.status != wire.LOADED:
+            return False
+        told = self.model.servable
+        return (told is None or told.ok) and self.lost_device is None
+
+    @property
+    def lost_device(self) -> wire.DeviceHealth | None:
+        """One of its devices that is in no working order, if there is one."""
+        devices = self.node.health.devices if self.node.health is not None else ()
+        mine = self.model.devices
+        return next((each for each in devices if not each.ok and each.index in mine), None)
 
 
 @attrs.frozen

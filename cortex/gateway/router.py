@@ -36,7 +36,7 @@ from cortex.gateway.circuits import Attempt, Circuits
 from cortex.gateway.control import NeuronControl
 from cortex.gateway.endpoints import reachable
 from cortex.gateway.events import EventLog
-from cortex.gateway.fleet import Fleet, Replica
+from cortex.gateway.fleet import Fleet, NodeSnapshot, Replica
 from cortex.gateway.fleet_changes import progress_of
 from cortex.gateway.idle import IdleUnloader
 from cortex.gateway.loads import Loads
@@ -332,7 +332,7 @@ class Router:
         return Candidate(
             node.name,
             self._fleet.load_of(node.name, replica.model.id),
-            standing=int(node.suspect) if self._circuits.admits(node) else 2,
+            standing=int(_in_doubt(node)) if self._circuits.admits(node) else 2,
             capacity=_capacity(replica),
         )
 
@@ -405,6 +405,12 @@ def _foreign(neuron: NeuronNode, model: wire.Model) -> Foreign | None:
     return Foreign(neuron, model.source or model.id) if neuron.kind == OPENAI else None
 
 
+def _in_doubt(node: NodeSnapshot) -> bool:
+    """Whether others come first: a connection failed, or a device did and takes it down soon."""
+    recovering = node.health is not None and node.health.status == wire.RECOVERING
+    return node.suspect or recovering
+
+
 def _capacity(replica: Replica) -> int | None:
     """How many requests the replica works on at a time, where its neuron says so."""
     health = replica.node.health
@@ -420,8 +426,10 @@ def _told(replica: Replica) -> dict[str, Any]:
 
 
 def _impaired(replica: Replica) -> Unavailable:
-    servable = replica.model.servable
+    servable, lost = replica.model.servable, replica.lost_device
     reason = (servable.detail or servable.reason) if servable is not None else None
+    if not reason and lost is not None:
+        reason = f"device {lost.index}: {lost.reason or 'is lost'}"
     return Unavailable(
         f"{replica.model.id} is loaded on {replica.node.name} but can serve nothing now"
         + (f": {reason}" if reason else ""),

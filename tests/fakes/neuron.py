@@ -92,6 +92,9 @@ class FakeNeuron:
     models: dict[str, dict[str, Any]] = attrs.field(factory=dict)
     sizes: dict[str, int] = attrs.field(factory=dict)  # MiB of device 0 that models take
     health_status: str = "ok"
+    lost: dict[int, str] = attrs.field(
+        factory=dict
+    )  # devices that are in no working order, and why
     activation: dict[str, Any] = attrs.field(factory=dict)
     model_loads: list[dict[str, Any]] = attrs.field(factory=list)
     advertised: str | None = None  # None: where it listens
@@ -224,10 +227,13 @@ class FakeNeuron:
         return json_reply({"version": "0.0-fake"})
 
     async def _health(self, asked: Asked) -> Reply:
-        devices = [
+        devices: list[dict[str, Any]] = [
             {"index": device["index"], "vram_free_mb": self.free_mb.get(device["index"])}
             for device in self.devices
         ]
+        for device in devices:
+            if device["index"] in self.lost:
+                device |= {"ok": False, "reason": self.lost[device["index"]]}
         return json_reply(
             {
                 "uptime_secs": trio.current_time() - self._started_at,

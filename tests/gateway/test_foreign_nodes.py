@@ -152,6 +152,34 @@ async def test_claudes_tools_over_it():
         assert "reasoning_content" not in sent["messages"][1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_responses_api_over_it(stream):
+    there = server()
+    there.thoughts = "hm"
+    body = {"model": "m", "input": "Hi", "stream": stream, "store": False}
+    body |= {"reasoning": {"effort": "low"}, "prompt_cache_key": "k", "instructions": "be kind"}
+    async with gateway(there) as g:
+        answer = await g.client.post("/v1/responses", json=body)
+        assert answer.status_code == 200, answer.text
+        sent = there.last(CHAT).json
+        assert (sent["model"], sent["reasoning_effort"]) == ("org/theirs", "low")
+        if stream:
+            events = [event for event in payloads(answer.content) if event != "[DONE]"]
+            assert events[-1]["type"] == "response.completed"
+            whole = events[-1]["response"]
+        else:
+            whole = answer.json()
+        assert whole["model"] == "m"
+        texts = [
+            part["text"]
+            for item in whole["output"]
+            if item["type"] == "message"
+            for part in item["content"]
+        ]
+        assert texts == ["Hello, world"]
+        assert whole["usage"]["input_tokens"] == 9
+
+
 async def test_completions_and_embeddings_go_there_as_well():
     there = server()
     async with gateway(there) as g:

@@ -140,6 +140,97 @@ async def test_a_draining_node_gets_no_new_request(patient_clock):
         assert (await lease_of(plane)).node == "b"
 
 
+async def test_a_replica_on_a_lost_device_is_passed_over_and_one_beside_it_is_not(patient_clock):
+    broken = FakeNeuron("a", free_mb={0: 9000, 1: 9000})
+    broken.devices.append({**broken.devices[0], "index": 1})
+    broken.hold("m")
+    broken.hold("beside", devices=[1])
+    broken.lost = {0: "fell off the bus"}
+    async with control_plane(broken, holding("b", "m", "beside")) as plane:
+        for number in range(4):
+            assert (await lease_of(plane, affinity=str(number))).node == "b"
+        found = {(await lease_of(plane, "beside", affinity=str(n))).node for n in range(16)}
+        assert found == {"a", "b"}
+
+
+async def test_when_the_only_device_is_lost_the_wait_is_bounded_and_the_reason_told(patient_clock):
+    broken = holding("a", "m")
+    broken.lost = {0: "fell off the bus"}
+    async with control_plane(broken, models=(ENTRY,), load_wait_seconds=20) as plane:
+        with pytest.raises(errors.Unavailable, match="device 0: fell off the bus") as caught:
+            await lease_of(plane)
+        assert caught.value.retry_after
+        assert broken.counts["/models/load"] == 0
+        broken.hold("m", "recovering")  # its process has been replaced
+        plane.poller.probe_now("a")
+        await plane.seen(lambda fleet: fleet.replicas("m")[0].model.status == "recovering")
+        started = trio.current_time()
+        with pytest.raises(errors.Unavailable, match="recovering"):
+            await lease_of(plane)
+        assert trio.current_time() - started <= 21
+        broken.lost = {}
+        broken.hold("m")
+        assert (await lease_of(plane)).node == "a"
+
+
+async def test_a_node_that_recovers_comes_after_those_that_are_well(patient_clock):
+    recovering = holding("a", "m")
+    recovering.health_status = "recovering"  # another of its models is not back yet
+    well = holding("b", "m")
+    async with control_plane(recovering, well) as plane:
+        assert {(await lease_of(plane, affinity=str(n))).node for n in range(8)} == {"b"}
+        well.kill()
+        await plane.seen(lambda fleet: not fleet.node("b").healthy)
+        assert (await lease_of(plane)).node == "a"
+
+
+async def test_a_node_that_is_removed_gets_no_new_lease_and_ends_what_it_has(patient_clock):
+    neurons = holding("a", "m"), holding("b", "m")
+    async with control_plane(*neurons) as plane:
+        async with plane.router.route("m") as lease:
+            assert lease.node == "a"
+            plane.fleet.configure([neurons[1].configured()])
+            for _ in range(3):
+                assert (await lease_of(plane)).node == "b"
+            plane.router.refused(lease)  # and nothing minds
+            plane.router.not_loaded(lease)
+            assert plane.fleet.in_flight("a", "m") == 1
+        assert plane.fleet.in_flight("a", "m") == 0
+
+
+async def test_a_node_that_is_removed_while_it_is_asked_is_not_leased(patient_clock):
+    asked, answer = trio.Event(), trio.Event()
+    neurons = holding("a", "m"), holding("b", "m")
+
+    def slow(_):
+        asked.set()
+        return Reply(frames=(answer, b'{"url": "http://127.0.0.1:9"}'))
+
+    neurons[0].scripts["/models/m/endpoint"] = slow
+    async with control_plane(*neurons) as plane, trio.open_nursery() as nursery:
+
+        async def remove() -> None:
+            await asked.wait()
+            plane.fleet.configure([neurons[1].configured()])
+            answer.set()
+
+        nursery.start_soon(remove)
+        assert (await lease_of(plane)).node == "b"
+
+
+async def test_a_node_that_is_removed_while_it_loads_fails_the_load_over(patient_clock):
+    slow, other = FakeNeuron("a", load_gate=trio.Event()), FakeNeuron("b", free_mb={0: 5000})
+    async with control_plane(slow, other, models=(ENTRY,)) as plane:
+
+        async def remove() -> None:
+            await trio.sleep(5)
+            plane.fleet.configure([other.configured()])
+
+        plane.nursery.start_soon(remove)
+        with trio.fail_after(60):
+            assert (await lease_of(plane)).node == "b"
+
+
 # After failures
 
 
