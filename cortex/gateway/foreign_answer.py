@@ -122,6 +122,14 @@ class ForeignResponse:
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
 
+    @property
+    def complete(self) -> bool:
+        return self._response.complete
+
+    @property
+    def at_hand(self) -> bool:
+        return self._response.at_hand
+
     async def receive(self) -> bytes:
         while not self._over:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fakes.images import png
 
 from cortex.translate.anthropic import read_messages
 from cortex.translate.chat import chat_body
@@ -14,7 +15,7 @@ from cortex.wire import json
 from cortex.wire.converter import structure
 from cortex.wire.openai import ChatRequest
 
-PNG = "iVBORw0KGgoAAAA="
+PNG = png()
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 # What decides the prompt.
 PROMPT = ("messages", "tools", "tool_choice", "parallel_tool_calls", "response_format")
