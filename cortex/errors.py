@@ -9,6 +9,7 @@ CortexError
 ├── NotFound                    404  no such route or object
 │   └── ModelNotFound           404  a name that nothing in catalogue or fleet answers to
 ├── MethodNotAllowed            405
+├── RequestTimeout              408  a request's head did not arrive in time
 ├── Conflict                    409  the state forbids it (unloading what is loading)
 ├── PayloadTooLarge             413  body over the cap, also after decoding
 ├── UnsupportedMediaType        415  content type or encoding
@@ -18,6 +19,7 @@ CortexError
 │   ├── UnsupportedModel        422  an architecture this engine does not know
 │   └── UnsupportedLoad         422  a load option this build does not support
 ├── UpgradeRequired             426  a WebSocket where plain HTTP is spoken
+├── HeadTooLarge                431  more bytes or fields than a request's head may have
 ├── RateLimited                 429  the caller is over its rate or budget
 ├── Overloaded                  429  the queue is full or the wait bound has passed
 ├── InternalError               500  our bug
@@ -132,6 +134,12 @@ class MethodNotAllowed(CortexError):
     code = "method_not_allowed"
 
 
+class RequestTimeout(CortexError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class Conflict(CortexError):
     status = 409
     type = "invalid_request_error"
@@ -162,6 +170,12 @@ class UpgradeRequired(CortexError):
     status = 426
     type = "invalid_request_error"
     code = "upgrade_required"
+
+
+class HeadTooLarge(CortexError):
+    status = 431
+    type = "invalid_request_error"
+    code = "head_too_large"
 
 
 class Unprocessable(CortexError):

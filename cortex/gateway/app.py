@@ -39,13 +39,28 @@ from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import logs, metrics
+from cortex.service.edge import Edge
 from cortex.service.http import Answer, HttpRequest, Pace, Route
-from cortex.service.quart_app import make_app
-from cortex.service.serve import listen, serve
+from cortex.service.quart_app import app_over, make_app
+from cortex.service.serve import FastRoutes, listen, serve
 
 log = logs.get("gateway")
 
 ANTHROPIC_PATHS = ("/v1/messages", "/anthropic/")
+FAST_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/responses/input_tokens",
+        *(
+            f"{prefix}/v1/messages{suffix}"
+            for prefix in ("", "/anthropic")
+            for suffix in ("", "/count_tokens")
+        ),
+    }
+)
 
 
 @attrs.frozen
@@ -72,15 +87,15 @@ class Gateway:
     registry: CollectorRegistry
     max_body_bytes: int
 
-    def api(self) -> QuartTrio:
+    def edge(self) -> Edge:
+        """The API, for whichever server carries it."""
         routes = [
             *OpenAiApi(self.core, self.images).routes(),
             *AnthropicApi(self.core, self.counter, self.images).routes(),
             *ResponsesApi(self.core, self.counter, self.images).routes(),
             *self._fleet_api().routes(),
         ]
-        return make_app(
-            "cortex-gateway",
+        return Edge(
             routes,
             render_error=openai_answer,
             render_error_for=lambda path: (
@@ -125,12 +140,13 @@ async def run(
     pins: Pins | None = None,
     read_again: ReadFiles | None = None,
     hangup: Callable[[], Awaitable[None]] | None = None,
+    fast_lane: bool = True,
     task_status: trio.TaskStatus[GatewayAddresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
     of the process. Without *pins* those that are set last as long as it. *read_again* gives the
-    files as they are when they are to be reloaded, which happens whenever *hangup* returns. OSError
-    when an address cannot be had."""
+    files as they are when they are to be reloaded, which happens whenever *hangup* returns. Without
+    *fast_lane* every request is hypercorn's. OSError when an address cannot be had."""
     live = LiveSettings(config)
     settings = live.gateway
     pins = Pins() if pins is None else pins
@@ -203,7 +219,13 @@ async def run(
                     _serve_metrics, gateway.metrics_app(), metrics_listener, drained
                 )
                 url = await servers.start(
-                    _serve_api, gateway.api(), listener, stopping, settings.drain_seconds, drained
+                    _serve_api,
+                    gateway.edge(),
+                    fast_lane,
+                    listener,
+                    stopping,
+                    settings.drain_seconds,
+                    drained,
                 )
                 log.info("listening", url=url, metrics=f"{metrics_url}/metrics")
                 task_status.started(GatewayAddresses(url, metrics_url))
@@ -232,7 +254,8 @@ def make_pace(settings: GatewaySettings) -> Pace:
 
 
 async def _serve_api(
-    app: QuartTrio,
+    edge: Edge,
+    fast_lane: bool,
     listener: socket.socket,
     stop: Callable[[], Awaitable[None]],
     drain_seconds: float,
@@ -242,10 +265,11 @@ async def _serve_api(
 ) -> None:
     try:
         await serve(
-            app,
+            app_over(edge, "cortex-gateway"),
             listener,
             stop=stop,
             drain_seconds=drain_seconds,
+            fast=FastRoutes(edge, FAST_PATHS) if fast_lane else None,
             task_status=task_status,
         )
     finally:

@@ -1,13 +1,15 @@
-"""Serve an ASGI application on trio: listen, serve, drain."""
+"""Serve an ASGI application on trio: listen, serve, drain. Hot routes may take the fast lane."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import attrs
 import hypercorn
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -15,16 +17,31 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from cortex.service import logs
+from cortex.service.edge import Edge
+from cortex.service.hangup import hangup_watch
 from cortex.service.http11 import Http11Connection
+from cortex.service.lane import IDLE_SECONDS, Lane
+from cortex.service.lane_head import MAX_HEAD_BYTES, HotPaths
+from cortex.service.link import SocketLink
+from cortex.service.pacer import Pacer
 
 # hypercorn shields its writes from cancellation. Without this bound a client that keeps its
 # connection but takes no data would hold a task and its buffers for as long as it likes.
 STALLED_CLIENT_MS = 30_000
-KEEP_ALIVE_SECONDS = 75.0
-MAX_HEADER_BYTES = 64 * 1024  # agents send long lists of betas; nginx's default is 32 KiB
 BACKLOG = 1024
+# What accept() raises when the process or the host has run out of something: it may come back.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+EXHAUSTED_SECONDS = 0.1
 
 log = logs.get("service.serve")
+
+
+@attrs.frozen(eq=False)
+class FastRoutes:
+    """Routes of *edge* whose POST requests take the fast lane. *edge* is also the application's."""
+
+    edge: Edge
+    paths: Iterable[str]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -62,28 +79,22 @@ async def serve(
     *,
     stop: Callable[[], Awaitable[None]],
     drain_seconds: float,
+    fast: FastRoutes | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve *app* until *stop* returns, then give requests in flight *drain_seconds*.
 
-    Takes *listener* over. Reports the base URL once connections are accepted. Connections are
-    hypercorn's, accepting them is ours: hypercorn shields its writes from cancellation, so that its
-    own server waits for a client that takes no data until the kernel gives that client up. Here
-    what is left after the drain is closed under it.
+    Takes *listener* over. Reports the base URL once connections are accepted. Requests to *fast*
+    routes are served on our own lane, the others are hypercorn's; accepting connections is ours:
+    hypercorn shields its writes from cancellation, so that its own server waits for a client that
+    takes no data until the kernel gives that client up. Here what is left after the drain is closed
+    under it.
     """
-    connections = _Connections(ASGIWrapper(app), drain_seconds)
     async with trio.open_nursery() as watching:
+        connections = _Connections(app, drain_seconds, fast, watching)
         async with trio.open_nursery() as handling:
             async with trio.open_nursery() as accepting:
-                sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
-                accepting.start_soon(
-                    partial(
-                        trio.serve_listeners,
-                        connections.handle,
-                        sockets,
-                        handler_nursery=handling,
-                    )
-                )
+                accepting.start_soon(_accept, listener, connections.handle, handling)
                 task_status.started(url_of(listener))
                 await stop()
                 accepting.cancel_scope.cancel("asked to stop")
@@ -92,40 +103,76 @@ async def serve(
         watching.cancel_scope.cancel("drained")
 
 
-class _Connections:
-    """The connections that are open, each served by hypercorn."""
+async def _accept(
+    listener: socket.socket,
+    handle: Callable[[socket.socket], Awaitable[None]],
+    handling: trio.Nursery,
+) -> None:
+    """Accept connections until cancelled, each into a task of its own in *handling*."""
+    listener.setblocking(False)
+    with listener:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                connection, _ = listener.accept()
+            except OSError as exc:
+                # Others are a connection's own end, before it was accepted.
+                if exc.errno in EXHAUSTED:
+                    log.error("no connection can be accepted", cause=os.strerror(exc.errno or 0))
+                    await trio.sleep(EXHAUSTED_SECONDS)
+                continue
+            handling.start_soon(handle, connection)
 
-    def __init__(self, app: ASGIWrapper, drain_seconds: float) -> None:
-        self._app = app
+
+class _Connections:
+    """The connections that are open. *watching* runs what watches over those of the fast lane."""
+
+    def __init__(
+        self, app: Any, drain_seconds: float, fast: FastRoutes | None, watching: trio.Nursery
+    ) -> None:
+        self._app = ASGIWrapper(app)
         self._config = hypercorn.Config.from_mapping(
             graceful_timeout=drain_seconds,
-            keep_alive_timeout=KEEP_ALIVE_SECONDS,
+            keep_alive_timeout=IDLE_SECONDS,
             keep_alive_max_requests=1_000_000,
-            h11_max_incomplete_size=MAX_HEADER_BYTES,
+            h11_max_incomplete_size=MAX_HEAD_BYTES,
             include_server_header=False,
             worker_class="trio",
             accesslog=None,
             errorlog=logging.getLogger("hypercorn.error"),
         )
         self._context = WorkerContext(None)
-        self._open: set[trio.SocketStream] = set()
+        self._open: set[socket.socket] = set()
+        self._lane: Lane | None = None
+        if fast is not None:
+            pacer, hangups = Pacer(), hangup_watch()
+            self._lane = Lane(fast.edge, HotPaths(fast.paths), self._cold, pacer, hangups)
+            watching.start_soon(pacer.run, name="pacer")
+            watching.start_soon(hangups.run, name="hang-up watch")
 
-    async def handle(self, stream: trio.SocketStream) -> None:
+    async def handle(self, connection: socket.socket) -> None:
         """Serve one connection to its end. What goes wrong with it is no other one's business."""
-        self._open.add(stream)
+        self._open.add(connection)
         try:
-            # hypercorn's annotation knows TLS streams only; its code asks which kind it has.
-            tcp_stream: Any = stream
-            await Http11Connection(
-                self._app, self._config, self._context, ConnectionState({}), tcp_stream
-            )
+            link = SocketLink(connection)
+            if self._lane is not None:
+                await self._lane.handle(link)
+            else:
+                await self._cold(link.stream())
         except Exception as exc:
             log.error("connection failed", exc=exc)
         finally:
-            self._open.discard(stream)
+            self._open.discard(connection)
+            connection.close()
+
+    async def _cold(self, stream: Any) -> None:
+        """hypercorn's connection on *stream*."""
+        await Http11Connection(self._app, self._config, self._context, ConnectionState({}), stream)
 
     async def drain(self) -> None:
         """End idle connections now, the others with the response under way."""
+        if self._lane is not None:
+            self._lane.drain()
         await self._context.terminated.set()
 
     async def end_after(self, seconds: float, handling: trio.CancelScope) -> None:
@@ -133,5 +180,7 @@ class _Connections:
         await trio.sleep(seconds)
         log.warning("drain time is over", connections=len(self._open))
         handling.cancel("the drain time is over")
-        for stream in list(self._open):
-            stream.socket.close()
+        for connection in list(self._open):
+            if connection.fileno() >= 0:
+                trio.lowlevel.notify_closing(connection)
+                connection.close()

@@ -30,6 +30,11 @@ class ClientStalled(Exception):
 class Sink(Protocol):
     """Where one response goes. BrokenResourceError when the client has gone."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether something is kept that the client has not taken."""
+        ...
+
     def begin(self, answer: StreamAnswer, opening: bytes) -> None:
         """Put the status, the headers and *opening* in front of the data. Sends nothing yet."""
         ...
@@ -45,6 +50,10 @@ class Sink(Protocol):
         """Wait until what was kept has been taken."""
         ...
 
+    def nudge(self) -> None:
+        """Something was kept, and nobody waits for it to be taken."""
+        ...
+
 
 @attrs.define(eq=False)
 class StreamWriter:
@@ -58,7 +67,6 @@ class StreamWriter:
     _opened_at: float = attrs.field(factory=trio.current_time, init=False)
     _written_at: float = attrs.field(init=False)
     _waiting: bool = attrs.field(default=False, init=False)  # a write waits for the client
-    _kept: bool = attrs.field(default=False, init=False)  # the sink holds what a tick has written
 
     def __attrs_post_init__(self) -> None:
         self._written_at = self._opened_at
@@ -87,16 +95,16 @@ class StreamWriter:
             due = self._opened_at + pace.commit_after
             if now < due:
                 return min(due, now + pace.keep_alive)
-            if not self._begin():  # a status alone shows no client that we are alive
-                self._written_at = self._opened_at
-            self._offer(b"")
+            # A status alone shows no client that we are alive.
+            self._offer(b"" if self._begin() else self.answer.filler())
         due = self._written_at + pace.keep_alive
         if now < due:
             return due
-        data = b"" if self._kept else self.answer.filler()
-        if data or self._kept:
-            self._offer(data)
         self._written_at = now
+        if self.sink.pending:
+            self._offer(b"")
+        elif data := self.answer.filler():
+            self._offer(data)
         return now + pace.keep_alive
 
     def _begin(self) -> bool:
@@ -110,7 +118,8 @@ class StreamWriter:
     def _offer(self, data: bytes) -> None:
         """Write without waiting, for a tick. That the client has gone is the producer's to find."""
         with suppress(trio.BrokenResourceError):
-            self._kept = not self._take(data, last=False)
+            if not self._take(data, last=False):
+                self.sink.nudge()
 
     def _take(self, data: bytes, *, last: bool) -> bool:
         try:
@@ -129,7 +138,6 @@ class StreamWriter:
             return
         if not self.committed:
             self._begin()
-        self._kept = False
         if not self._take(data, last=last):
             await self._drain()
         self.ended = self.ended or last
@@ -161,6 +169,10 @@ class ChannelSink:
     started: Callable[[StreamAnswer], None]
     _kept: bytes = attrs.field(default=b"", init=False)
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._kept)
+
     def begin(self, answer: StreamAnswer, opening: bytes) -> None:
         self.started(answer)
         self._kept = opening
@@ -180,6 +192,9 @@ class ChannelSink:
     async def drain(self) -> None:
         kept, self._kept = self._kept, b""
         await self.channel.send(kept)
+
+    def nudge(self) -> None:
+        """It goes out with what comes next: a channel that is full keeps its reader busy."""
 
 
 async def keep_pace(writer: StreamWriter) -> None:

@@ -17,7 +17,10 @@ from cortex.config.catalogue import CatalogueEntry
 # threads draw random numbers.
 
 # The ways to serve the API port, each of which every case has to hold for.
-LANES: dict[str, dict[str, Any]] = {"hypercorn": {}}
+LANES: dict[str, dict[str, Any]] = {
+    "fast": {"fast_lane": True},
+    "hypercorn": {"fast_lane": False},
+}
 
 
 @pytest.fixture(scope="module", params=LANES.values(), ids=LANES.keys())

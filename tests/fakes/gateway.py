@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import attrs
 import httpx
+import pytest
 import trio
 from fakes.neuron import FakeNeuron
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,6 +26,8 @@ from cortex.wire.sse import FrameReader
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+LANES = ("fast", "hypercorn")
+FAST_LANE = True  # where a test does not say; the `lane` fixtures try both
 
 
 def chat(model: str = "m", **fields: Any) -> dict[str, Any]:
@@ -204,11 +208,19 @@ class RunningGateway:
                 await trio.sleep(0.01)
 
 
+def lane_fixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a `lane` fixture does: the lane of its parameter for every `gateway` of the test."""
+    lane: str = getattr(request, "param", LANES[0])
+    monkeypatch.setattr(sys.modules[__name__], "FAST_LANE", lane == LANES[0])
+    return lane
+
+
 @asynccontextmanager
 async def gateway(
     *neurons: FakeNeuron,
     models: tuple[CatalogueEntry, ...] = (),
     aliases: dict[str, str] | None = None,
+    fast_lane: bool | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     async with trio.open_nursery() as nursery:
@@ -234,6 +246,7 @@ async def gateway(
                     stop=stop.wait,
                     read_again=files.read,
                     hangup=files.hangup,
+                    fast_lane=FAST_LANE if fast_lane is None else fast_lane,
                     task_status=task_status,
                 )
             finally:

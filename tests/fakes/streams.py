@@ -29,6 +29,10 @@ class RecordingSink:
     def body(self) -> bytes:
         return b"".join(data for _, data in self.chunks)
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._kept)
+
     def begin(self, answer: StreamAnswer, opening: bytes) -> None:
         self.begun.append((self.now, answer))
         self._kept = opening
@@ -49,6 +53,9 @@ class RecordingSink:
         if self._kept:
             self.chunks.append((self.now, self._kept))
         self._kept = b""
+
+    def nudge(self) -> None:
+        pass
 
     async def drain(self) -> None:
         while self.stalled:

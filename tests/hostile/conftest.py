@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import trio
-from fakes.gateway import CHAT, chat, gateway, text_of
+from fakes.gateway import CHAT, LANES, chat, gateway, lane_fixture, text_of
 from fakes.neuron import FakeNeuron, Reply, chunk
 
 
@@ -23,6 +23,12 @@ def _counting(asked):
     return Reply(frames=frames(), content_type="text/event-stream")
 
 
+@pytest.fixture(autouse=True, params=LANES)
+def lane(request, monkeypatch) -> str:
+    """The lane that serves the hot routes: everything holds on either."""
+    return lane_fixture(request, monkeypatch)
+
+
 @pytest.fixture
 def neuron() -> FakeNeuron:
     neuron = FakeNeuron("a")
@@ -32,7 +38,7 @@ def neuron() -> FakeNeuron:
 
 
 @pytest.fixture
-async def attacked(neuron):
+async def attacked(neuron, lane):
     """The gateway. After the test a good request is answered, and the stream that went on all the
     while has lost nothing and was not cut."""
     with trio.fail_after(30):

@@ -90,4 +90,4 @@ async def test_many_streams_are_looked_at_once_per_interval_each(autojump_clock,
         writer = opened(commit_after=0, fill=lambda n=number: asked.append(n) or b":")
         pacer.add(writer)
     await trio.sleep(19)
-    assert len(asked) == 200 * 9
+    assert len(asked) == 200 * 10
