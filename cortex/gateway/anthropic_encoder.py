@@ -37,6 +37,12 @@ class MessageStream:
         self._encoder = AnthropicEncoder(conversation.model, writer, request_id)
         self._reader = ChatReader(prewarm=conversation.prewarm)
 
+    @property
+    def skims(self) -> tuple[str, ...]:
+        # Thinking is signed, white space before a block is held back: only within a text block is
+        # a piece of text copied and no more.
+        return ("content",) if self._encoder.writer.in_text else ()
+
     def commit(self) -> bytes:
         return b""
 

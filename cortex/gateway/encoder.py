@@ -9,7 +9,8 @@ from cortex.gateway.observed import Observed
 from cortex.wire import errors, json, sse
 
 # Members of a delta (or, on the completions route, of a choice) that hold output of the model.
-_OUTPUT = ("content", "text", "reasoning_content", "reasoning", "tool_calls")
+TEXTS = ("content", "text", "reasoning_content", "reasoning")
+_OUTPUT = (*TEXTS, "tool_calls")
 
 
 class Encoder(Protocol):
@@ -22,6 +23,12 @@ class Encoder(Protocol):
     observed: Observed
     complete: bool
     produced: bool  # whether a frame with output of the model has passed
+
+    @property
+    def skims(self) -> tuple[str, ...]:
+        """Members of a delta whose text it copies as it stands now, doing nothing else: frames
+        that differ in such a text alone need not pass through it (`passage`)."""
+        ...
 
     def commit(self) -> bytes:
         """What opens the stream before anything came from upstream (may be empty)."""
@@ -52,6 +59,7 @@ class PassThrough:
         self.observed = Observed()
         self.complete = False
         self.produced = False
+        self.skims = TEXTS
         self._rename = requested if requested != model else None
         self._include_usage = include_usage
 

@@ -14,6 +14,7 @@ import trio
 from cortex.errors import CortexError, UpstreamError
 from cortex.gateway.encoder import Encoder
 from cortex.gateway.exchange import Exchange
+from cortex.gateway.passage import Passage
 from cortex.gateway.upstream import UpstreamResponse
 from cortex.service import logs
 from cortex.service.edge import as_cortex_error
@@ -74,25 +75,18 @@ async def _copy(
     writer: Writer, exchange: Exchange, response: UpstreamResponse, encoder: Encoder
 ) -> None:
     """Pass on every frame; raise `UpstreamError` when the stream ends before its end."""
-    reader = sse.FrameReader()
+    passage = Passage(encoder)
     while data := await response.receive():
         try:
-            frames = reader.feed(data)
+            passage.take(data)
         except sse.FrameTooLong as exc:
             raise UpstreamError("the neuron sent too long an event") from exc
-        out: list[bytes] = []
-        try:
-            for frame in frames:
-                encoder.produced = False
-                out.append(encoder.feed(frame))
-                if encoder.produced:
-                    exchange.token()
-                if encoder.complete:
-                    break
         finally:
+            if passage.tokens:
+                exchange.token(passage.tokens)
             # What came together goes out together: whole frames, in one write.
             last = encoder.complete and response.complete
-            await writer.write(b"".join(out), last=last)
+            await writer.write(passage.taken(), last=last)
         await writer.commit()  # frames may all have been for us alone
         if encoder.complete:
             await _drain(response)
@@ -103,6 +97,8 @@ async def _copy(
 async def _drain(response: UpstreamResponse) -> None:
     """Read the body's end, so that the connection can be used again. All that counts has come: how
     the rest ends is the connection's affair alone."""
+    if response.complete:
+        return
     with trio.move_on_after(DRAIN_SECONDS):
         try:
             while await response.receive():

@@ -31,6 +31,10 @@ class ResponseStream:
         self._encoder = encoder
         self._reader = ChatReader()
 
+    @property
+    def skims(self) -> tuple[str, ...]:
+        return ()  # each event has a number of its own
+
     def commit(self) -> bytes:
         return self._encoder.start()
 

@@ -115,6 +115,11 @@ class BlockWriter:
     _calls: dict[int, _Call] = attrs.field(factory=dict, init=False)
     _ids: set[str] = attrs.field(factory=set, init=False)
 
+    @property
+    def in_text(self) -> bool:
+        """Whether a text block is open, which more text extends and does nothing else."""
+        return self._open == "text" and not self.over
+
     def feed(self, event: Event) -> list[Step]:
         """The steps that *event* leads to."""
         if self.over:

@@ -84,6 +84,11 @@ class FrameReader:
         return frames
 
     @property
+    def empty(self) -> bool:
+        """Whether what comes next begins a frame."""
+        return not self._buffer
+
+    @property
     def unfinished(self) -> bool:
         return bool(self._buffer.strip())
 

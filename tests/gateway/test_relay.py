@@ -213,7 +213,7 @@ async def test_an_error_event_of_the_upstream_keeps_its_words(autojump_clock):
 async def test_our_own_bug_within_a_stream_is_an_error_event_too(autojump_clock):
     class Buggy(PassThrough):
         def feed(self, frame):
-            if b"world" in frame.raw:
+            if b"stop" in frame.raw:
                 raise ZeroDivisionError("secret")
             return super().feed(frame)
 
