@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import zlib
+from pathlib import Path
 
 import openai
 import pytest
@@ -182,20 +185,42 @@ async def test_rs15_nothing_runs_in_the_background(served):
     await post(served, background=False)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br"])
-async def test_rs21_an_encoded_body(served, encoding):
-    """Decoded, or refused by a status and a code that say so."""
-    body = json.dumps(ask()).encode()
-    content = gzip.compress(body) if encoding == "gzip" else body
-    answer = await served.client.post(
-        RESPONSES, content=content, headers={"content-encoding": encoding}
-    )
-    if encoding == "gzip" and answer.status_code == 200:
-        assert text_of(answer.json()) == "Hello, world"
-    else:
-        assert answer.status_code in (400, 415)
-        assert answer.json()["error"]["code"]
-    await post(served)
+async def test_rs20_a_websocket_is_told_to_come_back_over_http(served):
+    """Codex does so after a 426, and after nothing else."""
+    headers = {
+        "upgrade": "websocket",
+        "connection": "Upgrade",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    error = await refused(served, 426, "GET", headers=headers)
+    assert "HTTP" in error["message"]
+    plain = await refused(served, 405, "GET")
+    assert plain["code"] == "method_not_allowed"
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pytest.importorskip("zstandard").compress(data))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [("gzip", gzip.compress), ("zstd", zstd), ("deflate", zlib.compress)],
+    ids=["RS21-gzip", "RS21-zstd", "RS21-deflate"],
+)
+async def test_rs21_an_encoded_body(served, encoding, encode):
+    content = encode(json.dumps(ask()).encode())
+    headers = {"content-encoding": encoding}
+    answer = await served.client.post(RESPONSES, content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert text_of(answer.json()) == "Hello, world"
+
+
+async def test_rs21_a_body_in_an_encoding_nobody_reads(served):
+    headers = {"content-encoding": "br"}
+    error = await refused(served, 415, content=b"x", headers=headers)
+    assert error["code"]
+    await refused(served, 400, content=b"x", headers={"content-encoding": "gzip"})
 
 
 @pytest.mark.parametrize(
@@ -246,3 +271,10 @@ async def test_rs28_input_tokens(served, neuron):
     asked = neuron.last("/tokenize").json
     assert asked["messages"][0] == {"role": "system", "content": "x"}
     assert asked["tools"][0]["function"]["name"] == "get_weather"
+
+
+def test_every_case_is_here() -> None:
+    """RS01 to RS28, by the names of the tests in the files of this dialect."""
+    sources = [path.read_text() for path in Path(__file__).parent.glob("test_responses*.py")]
+    found = {int(n) for text in sources for n in re.findall(r"def test_rs(\d\d)_", text)}
+    assert found == set(range(1, 29))

@@ -24,8 +24,8 @@ def anthropic_answer(error: CortexError, request_id: str, model: str | None = No
 
 
 def openai_headers(request: HttpRequest, model: str) -> dict[str, str]:
-    """What OpenAI's own answers tell beside their body. The time is that until now: of a stream,
-    until its first byte."""
+    """What OpenAI's own answers tell beside their body. The time is that until now, when a stream
+    has not begun."""
     spent = trio.current_time() - request.received_at
     told = {"openai-version": API_VERSION, "openai-processing-ms": str(max(0, round(spent * 1000)))}
     if model.isascii() and model.isprintable():
