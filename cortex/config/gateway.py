@@ -26,6 +26,7 @@ class GatewaySettings:
     queue_depth: int = attrs.field(default=256, validator=values.at_least(1))  # per model
     stall_seconds: Seconds = attrs.field(default=300.0, validator=values.more_than(0))
     poll_seconds: Seconds = attrs.field(default=2.0, validator=values.more_than(0))
+    strict_anthropic_version: bool = False
 
     @metrics_listen.validator
     def _distinct(self, field: attrs.Attribute[Any], value: str) -> None:

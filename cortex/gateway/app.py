@@ -86,12 +86,15 @@ class Gateway:
     images: ImageGate
     registry: CollectorRegistry
     max_body_bytes: int
+    strict_anthropic_version: bool
 
     def edge(self) -> Edge:
         """The API, for whichever server carries it."""
         routes = [
             *OpenAiApi(self.core, self.images).routes(),
-            *AnthropicApi(self.core, self.counter, self.images).routes(),
+            *AnthropicApi(
+                self.core, self.counter, self.images, self.strict_anthropic_version
+            ).routes(),
             *ResponsesApi(self.core, self.counter, self.images).routes(),
             *self._fleet_api().routes(),
         ]
@@ -206,6 +209,7 @@ async def run(
                 ImageGate(names, fleet, fetcher),
                 registry,
                 settings.max_body_mb << 20,
+                settings.strict_anthropic_version,
             )
             nursery.start_soon(fleet_changes.watch, fleet, events, name="fleet events")
             await nursery.start(poller.run, name="poller")

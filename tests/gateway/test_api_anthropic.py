@@ -203,3 +203,25 @@ async def test_a_client_that_leaves_mid_stream_frees_the_neuron(served, neuron):
         await served.until(0, "cortex_in_flight")
         while neuron.in_flight:
             await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "words"),
+    [
+        ("2026-10-21", {"temperature": 0.5}, "temperature: Extra inputs are not permitted"),
+        ("1999-01-01", {}, "anthropic-version: 1999-01-01 is not a version"),
+    ],
+)
+async def test_a_strict_gateway_refuses_what_a_version_does_not_know(
+    neuron, version, fields, words
+):
+    headers = {"anthropic-version": version}
+    with trio.fail_after(20):
+        async with gateway(neuron, strict_anthropic_version=True) as served:
+            for path in (MESSAGES, f"{MESSAGES}/count_tokens"):
+                answer = await served.client.post(path, json=message(**fields), headers=headers)
+                error = assert_envelope(answer, 400, "invalid_request_error")
+                assert error["message"].startswith(words)
+            old = {"anthropic-version": "2023-06-01"}
+            answer = await served.client.post(MESSAGES, json=message(**fields), headers=old)
+            assert answer.status_code == 200

@@ -18,21 +18,24 @@ from cortex.service.edge import as_cortex_error
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
 from cortex.translate.anthropic import read_count, read_messages
 from cortex.translate.anthropic_blocks import BlockWriter, message
+from cortex.translate.anthropic_version import OLDEST, check_version
 from cortex.translate.chat import chat_body, tokenize_body
 from cortex.translate.chat_reader import read_answer
 from cortex.translate.conversation import Conversation
 from cortex.wire import json
 
-VERSION = "2023-06-01"  # what is echoed when the client names none
 DIALECT = "anthropic-messages"
 CHAT_PATH = "/v1/chat/completions"
 
 
 @attrs.frozen(eq=False)
 class AnthropicApi:
+    """*strict*: what a version of the API does not know is refused, and an unknown version too."""
+
     core: InferenceCore
     counter: TokenCounter
     images: ImageGate
+    strict: bool = False
 
     def routes(self) -> list[Route]:
         return [
@@ -57,7 +60,10 @@ class AnthropicApi:
         model: str | None = None
         try:
             with self.core.reading(request, DIALECT):
-                body = await self.images.fetched(json.load_object(request.body), dotted=True)
+                body = json.load_object(request.body)
+                if self.strict:
+                    check_version(request.headers.get("anthropic-version"), body)
+                body = await self.images.fetched(body, dotted=True)
                 conversation = read(body)
                 model = conversation.model
                 self.images.admit(model, image_paths(conversation))
@@ -99,5 +105,5 @@ class AnthropicApi:
 
 
 def _version(request: HttpRequest) -> str:
-    given = request.headers.get("anthropic-version", VERSION)
-    return given if given.isascii() and given.isprintable() and len(given) <= 32 else VERSION
+    given = request.headers.get("anthropic-version", OLDEST)
+    return given if given.isascii() and given.isprintable() and len(given) <= 32 else OLDEST
