@@ -6,6 +6,7 @@ import asyncio
 
 import anthropic
 import pytest
+from fakes.images import png
 
 MODEL = "cortex/demo"
 QUESTION = [{"role": "user", "content": "What is cortex?"}]
@@ -86,3 +87,65 @@ def test_the_old_headers_and_the_prefixed_path_work_too(up):
             extra_headers={"anthropic-version": "2023-06-01", "x-api-key": "none"},
         )
     assert message.content
+
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Get the current weather of a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    },
+}
+
+
+def test_a_streamed_call_is_put_together_and_its_result_answered(client):
+    question = {"role": "user", "content": "What is the weather in Paris?"}
+    fields = {"model": MODEL, "max_tokens": 200, "tools": [WEATHER]}
+    with client.messages.stream(
+        messages=[question], tool_choice={"type": "any"}, **fields
+    ) as stream:
+        message = stream.get_final_message()
+    (call,) = message.content
+    assert (call.type, call.name, message.stop_reason) == ("tool_use", "get_weather", "tool_use")
+    assert isinstance(call.input, dict)
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
+    said = [block.model_dump(exclude_none=True) for block in message.content]
+    history = [
+        question,
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": [result]},
+    ]
+    assert client.messages.create(messages=history, **fields).content[0].text
+
+
+def test_thinking_is_signed_and_may_be_sent_back(client):
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    fields = {"model": MODEL, "max_tokens": 2000, "thinking": thinking}
+    with client.messages.stream(messages=QUESTION, **fields) as stream:
+        message = stream.get_final_message()
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    assert message.content[0].signature
+    said = [block.model_dump(exclude_none=True) for block in message.content]
+    history = [*QUESTION, {"role": "assistant", "content": said}, *QUESTION]
+    assert client.messages.create(messages=history, **fields).content
+
+
+def test_models_are_paged_and_found(client):
+    pages = client.models.list(limit=1)
+    ids = [model.id for model in pages]
+    assert MODEL in ids
+    assert f"claude-cortex-{MODEL}" in ids
+    assert client.models.retrieve(MODEL).display_name == MODEL
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("nobody/nothing")
+
+
+def test_an_image_is_refused_with_its_place(client):
+    source = {"type": "base64", "media_type": "image/png", "data": png()}
+    content = [{"type": "image", "source": source}]
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\.0\.content\.0: .* text only"):
+        client.messages.create(
+            model=MODEL, max_tokens=5, messages=[{"role": "user", "content": content}]
+        )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
+from fakes.images import data_url, png_bytes
 
 MODEL = "cortex/demo"
 QUESTION = [{"role": "user", "content": "What is cortex?"}]
@@ -117,25 +121,67 @@ def test_errors_are_typed_and_name_what_is_wrong(client):
     assert long.value.code == "context_length_exceeded"
 
 
-def test_a_tool_call_comes_back_as_one(client):
-    tool = {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Get the current weather of a city.",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}},
-                "required": ["city"],
-            },
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the current weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
         },
-    }
+    },
+}
+
+
+def test_a_tool_call_comes_back_as_one(client):
     answer = client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "What is the weather in Paris?"}],
-        tools=[tool],
+        tools=[WEATHER],
         temperature=0,
     )
     choice = answer.choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.name == "get_weather"
+
+
+def test_a_streamed_call_is_put_together_and_its_result_answered(client):
+    question = [{"role": "user", "content": "What is the weather in Paris?"}]
+    fields = {"model": MODEL, "tools": [WEATHER], "temperature": 0}
+    with client.chat.completions.stream(messages=question, **fields) as stream:
+        message = stream.get_final_completion().choices[0].message
+    (call,) = message.tool_calls
+    assert call.function.name == "get_weather"
+    assert isinstance(json.loads(call.function.arguments), dict)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    history = [*question, message.model_dump(exclude_none=True), result]
+    answer = client.chat.completions.create(messages=history, **fields)
+    assert answer.choices[0].message.content
+
+
+def test_an_answer_is_parsed_into_a_class(client):
+    class City(pydantic.BaseModel):
+        size: Literal["small", "large"]
+        river: bool
+
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=QUESTION, response_format=City, max_completion_tokens=60
+    )
+    assert isinstance(answer.choices[0].message.parsed, City)
+
+
+def test_headers_name_the_request_and_the_model(client):
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=QUESTION, max_tokens=1
+    )
+    assert raw.headers["x-request-id"] == raw.parse()._request_id
+    assert raw.headers["openai-model"] == MODEL
+
+
+def test_an_image_is_refused_with_its_place(client):
+    image = {"type": "image_url", "image_url": {"url": data_url(png_bytes())}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": [image]}])
+    assert caught.value.param == "messages[0].content[0]"
