@@ -13,7 +13,8 @@ from cortex.config.gateway import OPENAI, NeuronNode
 from cortex.errors import CortexError
 from cortex.gateway import foreign
 from cortex.gateway.control import NeuronControl
-from cortex.gateway.fleet import MISSES_ALLOWED, Fleet, same_place
+from cortex.gateway.fleet import MISSES_ALLOWED, Fleet
+from cortex.gateway.membership import same_place
 from cortex.service import logs
 from cortex.service.poll import Cadence, poll
 from cortex.wire import neuron as wire

@@ -15,7 +15,7 @@ import attrs
 from cortex.config.catalogue import Catalogue, CatalogueEntry
 from cortex.config.gateway import GatewayConfig
 from cortex.config.structure import NOT_A_KEY
-from cortex.gateway.fleet import FleetChange, compare
+from cortex.gateway.membership import FleetChange, compare
 
 Json = dict[str, Any]
 

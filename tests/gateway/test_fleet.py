@@ -5,7 +5,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cortex.config.gateway import NeuronNode
-from cortex.gateway.fleet import MISSES_ALLOWED, Fleet, FleetChange
+from cortex.gateway.fleet import MISSES_ALLOWED, Fleet
+from cortex.gateway.membership import FleetChange
 from cortex.wire import neuron as wire
 
 LOADED = wire.Model("m", wire.LOADED)
