@@ -225,6 +225,7 @@ class InferenceCore:
         elif isinstance(error, ModelNotFound):
             self.router.not_loaded(lease)  # it thinks otherwise: look again, ask again
         elif isinstance(error, Overloaded) or fault or response.status in ELSEWHERE:
+            self.router.turned_away(lease, error.retry_after)
             tried.add(lease.node)
         else:
             raise error
@@ -241,8 +242,11 @@ class InferenceCore:
 
 
 async def _refusal(response: UpstreamResponse, lease: Lease) -> CortexError:
-    """What a node's answer other than 200 means, in its own words."""
-    data = await response.read(MAX_ERROR_BYTES)
+    """What a node's answer other than 200 means, in its own words if they arrive."""
+    try:
+        data = await response.read(MAX_ERROR_BYTES)
+    except Broken:
+        data = b""  # the status has said enough
     told = errors.parse(response.status, data, response.headers.get("retry-after"))
     return told if lease.foreign is None else foreign.refusal(lease.node, response.status, told)
 

@@ -50,6 +50,7 @@ class Exchange:
     _first_at: float | None = None
     _last_at: float | None = None
     _gaps: Distribution | None = None
+    _refused_by: str | None = None  # the node that did not take it, until another is found
     _clock: StageClock = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -88,15 +89,19 @@ class Exchange:
 
     def routed(self, lease: Lease) -> None:
         """A replica was found, and is asked from now on."""
+        if self._refused_by is not None:
+            self.metrics.retry(self.model, self._refused_by)
+            self._refused_by = None
         self.node, self.attempts = lease.node, self.attempts + 1
         self._clock.asked(trio.current_time())
         if lease.cold_start:
             self._clock.move(lease.load_seconds, stages.ROUTE, stages.LOAD)
 
     def retried(self) -> None:
-        """The replica did not take it; another one is looked for."""
+        """The replica did not take it; another one is looked for. It counts as a retry once that
+        one is found."""
         self._clock.refused(trio.current_time())
-        self.metrics.retry(self.model, self.node)
+        self._refused_by = self.node
 
     def token(self, frames: int = 1) -> None:
         """Output of the model has just passed, in as many *frames* at once. They share the time

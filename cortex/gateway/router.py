@@ -30,13 +30,13 @@ from cortex.errors import (
     UpstreamError,
 )
 from cortex.gateway import foreign
-from cortex.gateway.affinity import Candidate, SessionMap, choose
 from cortex.gateway.catalogue import ModelNames, Resolved
-from cortex.gateway.circuits import Attempt, Circuits
+from cortex.gateway.chooser import Chooser
+from cortex.gateway.circuits import Attempt
 from cortex.gateway.control import NeuronControl
 from cortex.gateway.endpoints import reachable
 from cortex.gateway.events import EventLog
-from cortex.gateway.fleet import Fleet, NodeSnapshot, Replica
+from cortex.gateway.fleet import Fleet, Replica
 from cortex.gateway.fleet_changes import progress_of
 from cortex.gateway.idle import IdleUnloader
 from cortex.gateway.loads import Loads
@@ -115,8 +115,7 @@ class Router:
             nursery, fleet, control, poller, metrics, names, eviction, pins=pins, events=events
         )
         self._idle = IdleUnloader(names, fleet, self._loads, eviction, pins)
-        self._sessions = SessionMap()
-        self._circuits = Circuits(fleet)
+        self._chooser = Chooser(fleet, events)
         self._settings = settings  # may be live: never keep a value
 
     @asynccontextmanager
@@ -141,10 +140,9 @@ class Router:
                 with self._fleet.hold(node, resolved.model):
                     endpoint = await self._endpoint(step)
                     if endpoint is not None:
-                        if affinity is not None:
-                            self._sessions.served(resolved.model, affinity, node)
+                        self._chooser.served(step, affinity)
                         seconds = trio.current_time() - started_at if waited else 0.0
-                        with self._circuits.attempt(step.node) as attempt:
+                        with self._chooser.attempt(step.node) as attempt:
                             neuron = self._fleet.neuron(node)
                             yield Lease(
                                 node=node,
@@ -181,6 +179,15 @@ class Router:
         """The node failed the lease's request, before or within its answer."""
         if lease.attempt is not None:
             lease.attempt.failed(why)
+
+    def turned_away(self, lease: Lease, retry_after: float | None) -> None:
+        """The node had no room for the lease's request; *retry_after* (seconds) is its word.
+
+        A server of another make is taken at it, as providers count who asks too often. A neuron's
+        queue frees at any time.
+        """
+        if lease.foreign is not None and retry_after:
+            self._chooser.rest(lease.node, retry_after)
 
     def not_loaded(self, lease: Lease) -> None:
         """The neuron answered 404 for the lease's model."""
@@ -289,7 +296,7 @@ class Router:
         ready = [replica for replica in there if replica.servable]
         usable = [replica for replica in ready if replica.node.name not in exclude]
         if usable:
-            return self._choose(usable, affinity)
+            return self._chooser.choose(usable, affinity)
         if ready:
             raise UpstreamError(f"no other replica of {resolved.model} can be reached")
         states = {replica.model.status for replica in there}
@@ -317,24 +324,6 @@ class Router:
         if resolved.entry is None:
             return False
         return not loads_nowhere(resolved.entry, self._fleet.nodes())
-
-    def _choose(self, usable: list[Replica], affinity: str | None) -> Replica:
-        if len(usable) == 1:
-            return usable[0]
-        model = usable[0].model.id
-        last = None if affinity is None else self._sessions.last(model, affinity)
-        candidates = [self._candidate(replica) for replica in usable]
-        chosen = choose(candidates, affinity, last)
-        return usable[candidates.index(chosen)]
-
-    def _candidate(self, replica: Replica) -> Candidate:
-        node = replica.node
-        return Candidate(
-            node.name,
-            self._fleet.load_of(node.name, replica.model.id),
-            standing=int(_in_doubt(node)) if self._circuits.admits(node) else 2,
-            capacity=_capacity(replica),
-        )
 
     async def _make_progress(self, resolved: Resolved, step: Wait | Load, deadline: float) -> None:
         """Return when there is something new to decide on. `ModelLoading` past *deadline*."""
@@ -403,21 +392,6 @@ class Router:
 
 def _foreign(neuron: NeuronNode, model: wire.Model) -> Foreign | None:
     return Foreign(neuron, model.source or model.id) if neuron.kind == OPENAI else None
-
-
-def _in_doubt(node: NodeSnapshot) -> bool:
-    """Whether others come first: a connection failed, or a device did and takes it down soon."""
-    recovering = node.health is not None and node.health.status == wire.RECOVERING
-    return node.suspect or recovering
-
-
-def _capacity(replica: Replica) -> int | None:
-    """How many requests the replica works on at a time, where its neuron says so."""
-    health = replica.node.health
-    for load in health.models if health is not None else ():
-        if load.id == replica.model.id:
-            return load.max_in_flight
-    return None
 
 
 def _told(replica: Replica) -> dict[str, Any]:

@@ -36,9 +36,10 @@ KNOWN = {
 MESSAGE = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio"}
 
 
-def refused(status: int, message: str, **more: Any) -> Reply:
+def refused(status: int, message: str, *, retry_after: int | None = None, **more: Any) -> Reply:
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return json_reply({"error": {**error, **more}}, status)
+    headers = {} if retry_after is None else {"retry_after": str(retry_after)}
+    return json_reply({"error": {**error, **more}}, status, **headers)
 
 
 @attrs.define(eq=False)

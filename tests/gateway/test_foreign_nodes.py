@@ -298,6 +298,31 @@ async def test_what_it_refuses_a_neuron_serves_and_the_other_way_round():
             assert answer.status_code == 200
 
 
+async def test_a_server_that_says_when_to_come_back_is_left_alone_until_then():
+    limited, other = server("a"), server("b")
+    limited.scripts[CHAT] = lambda asked: refused(429, "slow down", retry_after=30)
+    async with gateway(limited, other) as g:
+        for number in range(16):
+            headers = {"x-session-id": str(number)}
+            answer = await g.client.post(CHAT, json=chat("m"), headers=headers)
+            assert answer.status_code == 200
+        assert limited.counts[CHAT] == 1
+        other.kill()
+        answer = await g.client.post(CHAT, json=chat("m"))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
+
+
+async def test_a_refusal_whose_words_do_not_arrive_is_one_all_the_same():
+    broken, other = server("a"), server("b")
+    broken.scripts[CHAT] = lambda asked: Reply(500, (b'{"err',), abort=True)
+    async with gateway(broken, other) as g:
+        for number in range(8):
+            headers = {"x-session-id": str(number)}
+            answer = await g.client.post(CHAT, json=chat("m"), headers=headers)
+            assert answer.status_code == 200
+        assert broken.counts[CHAT]
+
+
 # In the fleet
 
 
