@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -64,8 +64,7 @@ def affinity_key(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | N
     return _hash("prefix", *opening) if opening else None
 
 
-@attrs.frozen
-class Candidate:
+class Candidate(NamedTuple):
     """A replica that could take the request. ``standing`` comes before everything: the lowest is
     taken first. ``capacity`` is how many requests it takes at a time, where that is known."""
 
@@ -85,11 +84,11 @@ def choose(candidates: Sequence[Candidate], key: str | None, last: str | None = 
     Among those of the best standing: the session's own, if its load exceeds the least by no more
     than its slack, else the least busy, ties broken by the session's hash or by name.
     """
-    best = min(candidate.standing for candidate in candidates)
+    best = min([candidate.standing for candidate in candidates])
     peers = [candidate for candidate in candidates if candidate.standing == best]
     if key is None:
         return min(peers, key=lambda peer: (peer.load, peer.node))
-    least = min(peer.load for peer in peers)
+    least = min([peer.load for peer in peers])
     home = next((peer for peer in peers if peer.node == last), None)
     if home is None:
         home = max(peers, key=lambda peer: _weight(key, peer.node))

@@ -55,7 +55,7 @@ class Chooser:
             node.name,
             self._fleet.load_of(node.name, replica.model.id),
             standing=self._standing(node),
-            capacity=_capacity(replica),
+            capacity=self._fleet.capacity_of(node.name, replica.model.id),
         )
 
     def _standing(self, node: NodeSnapshot) -> int:
@@ -66,17 +66,4 @@ class Chooser:
         return IN_DOUBT if node.suspect or recovering or self._rests(node.name) else WELL
 
     def _rests(self, node: str) -> bool:
-        until = self._resting.get(node)
-        if until is None or until > trio.current_time():
-            return until is not None
-        del self._resting[node]
-        return False
-
-
-def _capacity(replica: Replica) -> int | None:
-    """How many requests the replica works on at a time, where its neuron says so."""
-    health = replica.node.health
-    for load in health.models if health is not None else ():
-        if load.id == replica.model.id:
-            return load.max_in_flight
-    return None
+        return self._resting.get(node, 0.0) > trio.current_time() if self._resting else False

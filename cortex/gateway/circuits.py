@@ -13,6 +13,8 @@ from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet, NodeSnapshot
 from cortex.service import logs
 
+CLOSED = State.CLOSED.value
+
 log = logs.get("gateway.circuits")
 
 
@@ -44,6 +46,8 @@ class Circuits:
 
     def admits(self, node: NodeSnapshot) -> bool:
         """Whether a request should be sent to *node* while there are others."""
+        if node.circuit == CLOSED:
+            return True
         return self._breaker(node).admits(trio.current_time())
 
     @contextmanager

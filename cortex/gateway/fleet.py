@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -109,6 +110,7 @@ class Fleet:
         self._marks: dict[tuple[str, str], _Mark] = {}
         self._in_flight: dict[tuple[str, str], int] = {}
         self._elsewhere: dict[tuple[str, str], int] = {}  # requests that are not ours, as polled
+        self._capacities: dict[tuple[str, str], int | None] = {}  # as polled
         self._last_used: dict[tuple[str, str], float] = {}
         self._endpoints: dict[tuple[str, str], str] = {}
         self._since: dict[str, float] = {}  # when a node was added or moved, if not at the start
@@ -202,10 +204,11 @@ class Fleet:
             polled_at=self._clock(),
             asked_at=asked_at,
         )
-        for key in [key for key in self._elsewhere if key[0] == name]:
-            del self._elsewhere[key]
+        for known in (self._elsewhere, self._capacities):
+            _drop(known, name)
         for load in health.models:
             key = (name, load.id)
+            self._capacities[key] = load.max_in_flight
             reported = load.in_flight + load.queue_depth
             self._elsewhere[key] = max(0, reported - self._in_flight.get(key, 0))
         self._publish(after)
@@ -277,6 +280,10 @@ class Fleet:
         key = (name, model_id)
         return self._in_flight.get(key, 0) + self._elsewhere.get(key, 0)
 
+    def capacity_of(self, name: str, model_id: str) -> int | None:
+        """How many requests the replica works on at a time, as far as its node has said."""
+        return self._capacities.get((name, model_id))
+
     def last_used(self, name: str, model_id: str) -> float | None:
         """When the gateway last loaded it there or finished a request; the fleet's clock."""
         return self._last_used.get((name, model_id))
@@ -291,8 +298,7 @@ class Fleet:
             self._endpoints[name, model_id] = url
 
     def _forget_endpoints(self, name: str) -> None:
-        for key in [key for key in self._endpoints if key[0] == name]:
-            del self._endpoints[key]
+        _drop(self._endpoints, name)
 
     # Keeping the snapshots together
 
@@ -310,13 +316,12 @@ class Fleet:
         gone = "is not configured any more"
         self._removed[name] = attrs.evolve(last, healthy=False, models=(), error=gone)
         self._since.pop(name, None)
-        for known in (self._marks, self._elsewhere, self._last_used, self._endpoints):
-            for key in [key for key in known if key[0] == name]:
-                del known[key]
+        for known in (self._elsewhere, self._capacities, self._last_used, self._endpoints):
+            _drop(known, name)
+        self._forget_marks(name)
 
     def _forget_marks(self, name: str) -> None:
-        for key in [key for key in self._marks if key[0] == name]:
-            del self._marks[key]
+        _drop(self._marks, name)
 
     def _mark(self, name: str, model_id: str, model: wire.Model | None) -> None:
         before = self._nodes.get(name)
@@ -358,6 +363,12 @@ class Fleet:
                 found.setdefault(model.id, []).append(Replica(each, model))
         self._replicas = {model_id: tuple(replicas) for model_id, replicas in found.items()}
         self._revision.set(self._revision.value + 1)
+
+
+def _drop(known: dict[tuple[str, str], Any], name: str) -> None:
+    """Forget what is known by node and model of the node *name*."""
+    for key in [key for key in known if key[0] == name]:
+        del known[key]
 
 
 def _unseen(neuron: NeuronNode) -> NodeSnapshot:

@@ -167,6 +167,15 @@ def test_own_requests_are_counted_as_of_now_and_others_as_polled(fleet):
     assert fleet.load_of("a", "m") == 0
 
 
+def test_how_many_requests_a_replica_takes_is_known_as_long_as_it_is_told(fleet):
+    load = wire.ModelLoad("m", max_in_flight=8)
+    fleet.polled("a", [LOADED], health(models=(load,)), asked_at=1)
+    assert fleet.capacity_of("a", "m") == 8
+    assert fleet.capacity_of("b", "m") is None
+    fleet.polled("a", [LOADED], health(2), asked_at=2)
+    assert fleet.capacity_of("a", "m") is None
+
+
 def test_a_hold_is_released_whatever_ends_it(fleet):
     with pytest.raises(RuntimeError), fleet.hold("a", "m"):
         raise RuntimeError
