@@ -1,9 +1,9 @@
 """Which models leave to make room, and when they may. Pure: values in, decisions out.
 
 A model may go while nobody uses it, once it has had its minimum residency, and once it has been
-idle for as long as it takes to load it again: whoever comes back within that time would have been
-served sooner by waiting. So two models that take turns do not chase each other out with each
-request. When somebody has waited for the bounded time all the same, a model is handed over: it is
+idle for as long as the swap costs, there and back: twice the time that loading it takes. Who comes
+back sooner than that was better not sent away. So two models that take turns do not chase each
+other out with each request. When somebody has waited for the bounded time all the same, a model is handed over: it is
 closed to newcomers and goes when the requests it has are done. Even then it has had a part of its
 residency, or the fleet would only load and unload.
 
@@ -25,6 +25,7 @@ DEFAULT_RANK = 100  # of a model without `residency_priority`, as in the origina
 PINNED_RANK = 1000  # of one that is pinned somewhere
 LEAST_RESIDENCY = 1.0  # seconds, whatever is configured: who waited for the load gets in first
 SPARE = 0.1  # how much less a model is missed while another node serves it too
+THERE_AND_BACK = 2.0  # loads that a swap costs: another's, and later its own again
 HORIZON_SECONDS = 600.0  # what may happen later than this does not count
 
 
@@ -136,5 +137,5 @@ def victims(
 
 
 def _grace(resident: Resident, rules: EvictionSettings) -> float:
-    """Seconds it is kept idle: as long as loading it again takes, within the bounded wait."""
-    return min(resident.reload_seconds, rules.max_wait_seconds)
+    """Seconds it is kept idle: as long as a swap takes, within the bounded wait."""
+    return min(THERE_AND_BACK * resident.reload_seconds, rules.max_wait_seconds)

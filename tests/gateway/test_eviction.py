@@ -79,7 +79,7 @@ def test_a_model_may_go_when_idle_long_enough_and_resident_long_enough():
     assert free_from(resident(requests=1), RULES) == math.inf
     assert free_from(resident(last_used=None, loaded_at=None), RULES) == -math.inf
     assert free_from(resident(last_used=500, loaded_at=490), RULES) == 550
-    assert free_from(resident(last_used=600, loaded_at=490), RULES) == 610  # 10 s to load again
+    assert free_from(resident(last_used=600, loaded_at=490), RULES) == 620  # 10 s to load again
     assert free_from(resident(last_used=600, reload_seconds=900), RULES) == 630
 
 

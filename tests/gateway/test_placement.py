@@ -241,8 +241,8 @@ def test_a_model_has_some_residency_however_long_others_wait():
     assert contest(fresh, waited=500) == Hold(NOW + 25, "a: in use: fresh")
 
 
-def test_who_is_back_within_the_time_a_load_takes_is_not_evicted():
-    site = Site(node("a", (24, 2)), (resident("m", 20, last_used=NOW - 4, reload_seconds=10),))
+def test_who_is_back_within_the_time_a_swap_takes_is_not_evicted():
+    site = Site(node("a", (24, 2)), (resident("m", 20, last_used=NOW - 4, reload_seconds=5),))
     assert contest(site) == Hold(NOW + 6, "a: in use: m")
     assert contest(attrs.evolve(site, residents=(resident("m", 20, last_used=NOW - 11),)))
 
