@@ -223,7 +223,7 @@ class InferenceCore:
             tried.add(lease.node)
             error = UpstreamError(f"{lease.node} refused the gateway's token")
         elif isinstance(error, ModelNotFound):
-            self.router.not_loaded(lease)  # it thinks otherwise: look again, ask again
+            await self.router.look_again(lease)  # it thinks otherwise
         elif isinstance(error, Overloaded) or fault or response.status in ELSEWHERE:
             self.router.turned_away(lease, error.retry_after)
             tried.add(lease.node)

@@ -109,6 +109,7 @@ class Reloader:
         residents = [
             Resident(node.name, model.id, (node.name, model.id) in ours)
             for node in self._fleet.nodes()
+            if node.lifecycle
             for model in node.models
             if model.status in (wire.LOADED, wire.LOADING)
         ]

@@ -49,6 +49,7 @@ from cortex.service import logs
 from cortex.wire import neuron as wire
 
 IMPAIRED_RETRY = 10.0
+LOOK_AGAIN_SECONDS = 2.0  # a poll takes milliseconds, or the node is in trouble
 LOADING_RETRY = (2.0, 60.0)  # seconds: what a client is told lies between
 
 log = logs.get("gateway.router")
@@ -195,6 +196,20 @@ class Router:
         self._fleet.gone(lease.node, lease.model)
         self._loads.unloaded(lease.node, lease.model)
         self._poller.probe_now(lease.node)
+
+    async def look_again(self, lease: Lease) -> None:
+        """As `not_loaded`; returns once the neuron has been looked at again, or has had time to be.
+        At once where another replica may take the request."""
+        self.not_loaded(lease)
+        asked_at = trio.current_time()
+        with trio.move_on_after(LOOK_AGAIN_SECONDS):
+            while True:
+                ready = [each for each in self._fleet.replicas(lease.model) if each.servable]
+                node = self._fleet.node(lease.node)
+                seen = node.polled_at is not None and node.polled_at > asked_at
+                if seen or not node.healthy or any(each.node.serving for each in ready):
+                    return
+                await self._fleet.wait_changed()
 
     def loading(self, name: str) -> dict[str, Any] | None:
         """``{node, stage, progress, eta}`` of a load of *name*, as far as known; None without one.

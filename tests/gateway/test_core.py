@@ -226,6 +226,33 @@ async def test_a_node_that_fails_requests_but_not_polls_is_left_alone_for_a_whil
         assert b.plane.sample("cortex_circuit_open", node="a") == 0
 
 
+async def test_a_model_that_is_there_after_all_is_asked_for_again():
+    neuron = holding("a")
+    neuron.scripts[PATH] = lambda asked: (
+        error_reply(404, "model_not_found") if neuron.counts[PATH] == 1 else None
+    )
+    async with bench(neuron) as b:
+        polls = neuron.counts["/models"]
+        assert (await b.unary())["choices"]
+        assert neuron.counts[PATH] == 2
+        assert neuron.counts["/models"] == polls + 1
+        assert b.plane.sample("cortex_upstream_retries_total", model="m", node="a") == 1
+
+
+async def test_a_model_that_is_gone_is_not_found_once_that_was_seen():
+    neuron = holding("a")
+
+    def lose(asked):
+        neuron.models.clear()
+        return error_reply(404, "model_not_found")
+
+    neuron.scripts[PATH] = lose
+    async with bench(neuron) as b:
+        async with raising(ModelNotFound):
+            await b.unary()
+        assert neuron.counts[PATH] == 1
+
+
 async def test_what_the_client_did_wrong_and_a_full_queue_open_no_circuit():
     neuron = holding("a")
     async with bench(neuron) as b:

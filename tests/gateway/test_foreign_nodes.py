@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 import trio
 from fakes.control_plane import control_plane
@@ -13,7 +14,7 @@ from fakes.neuron import FakeNeuron, Reply, chunk, error_reply
 from fakes.tls import certificate, serve_tls
 
 from cortex import errors
-from cortex.config.catalogue import CatalogueEntry
+from cortex.config.catalogue import Catalogue, CatalogueEntry
 
 PROMPT = {"role": "user", "content": "Hi"}
 OURS = {
@@ -425,6 +426,24 @@ async def test_requests_beyond_its_bound_wait_in_the_gateway():
         await trio.sleep(0.1)
         assert there.counts[CHAT] == 1
         gate.set()
+
+
+async def test_a_reload_takes_in_what_is_said_of_it_and_drains_nothing_there():
+    there = server()
+    entry = CatalogueEntry("m", pinned_on=("f",))
+    async with gateway(there, models=(entry,)) as g:
+        there.settings["models"] = {"renamed": "org/theirs"}
+        there.token = "sk-new"
+        g.files.config = attrs.evolve(g.files.config, neurons=(there.configured(),))
+        g.files.catalogue = Catalogue()
+        answer = await g.client.post("/fleet/reload")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["plan"]["models"]["drain"] == []
+        with trio.fail_after(5):
+            while (await g.client.post(CHAT, json=chat("renamed"))).status_code != 200:
+                await trio.sleep(0.02)
+        assert (await g.client.post(CHAT, json=chat("m"))).status_code == 404
+        assert {asked.path for asked in there.requests} == {"/v1/models", CHAT}
 
 
 # TLS
