@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import attrs
@@ -48,12 +49,26 @@ class Lane:
     pacer: Pacer
     hangups: HangupWatch
     draining: bool = attrs.field(default=False, init=False)
-    _open: set[_Connection] = attrs.field(factory=set, init=False)
+    # Connections between two requests, the one that has waited longest first, and since when.
+    idle: dict[_Connection, float] = attrs.field(factory=dict, init=False)
+
+    async def run(self) -> None:
+        """Close connections that have been idle for too long, until cancelled. One task for all: a
+        timeout around each wait would cost a request more than its parsing."""
+        while True:
+            now = trio.current_time()
+            # Whatever becomes idle while this sleeps is due after it wakes.
+            await trio.sleep_until(next(iter(self.idle.values()), now) + IDLE_SECONDS)
+            for connection in self._idle_for(IDLE_SECONDS):
+                connection.scope.cancel("idle for too long")
+
+    def _idle_for(self, seconds: float) -> list[_Connection]:
+        since = trio.current_time() - seconds
+        return list(takewhile(lambda each: self.idle[each] <= since, self.idle))
 
     async def handle(self, link: Link) -> None:
         """Serve one connection to its end. What goes wrong with it is no other one's business."""
         connection = _Connection(self, link)
-        self._open.add(connection)
         try:
             await connection.run()
         except trio.BrokenResourceError:
@@ -61,15 +76,14 @@ class Lane:
         except Exception as exc:
             log.error("connection failed", exc=exc)
         finally:
-            self._open.discard(connection)
+            self.idle.pop(connection, None)
             link.close()
 
     def drain(self) -> None:
         """End idle connections now, the others with the answer under way."""
         self.draining = True
-        for connection in self._open:
-            if connection.idle:
-                connection.scope.cancel("draining")
+        for connection in self.idle:
+            connection.scope.cancel("draining")
 
 
 class _Connection:
@@ -77,7 +91,6 @@ class _Connection:
         self.lane = lane
         self.link = link
         self.scope = trio.CancelScope()
-        self.idle = True
         self._buffer = b""  # bytes of the next request that have been read already
         self._head_due = 0.0  # when the head that is being read has to be there
         self._peer = link.peer
@@ -111,10 +124,10 @@ class _Connection:
         """Read until it is clear whose the next request is: its path, None when it is not ours. At
         the end of the connection nothing is left in the buffer."""
         if not self._buffer:
-            self.idle = True
-            with trio.move_on_after(IDLE_SECONDS):
-                self._buffer = await self.link.receive()
-            self.idle = False
+            idle = self.lane.idle
+            idle[self] = trio.current_time()
+            self._buffer = await self.link.receive()
+            del idle[self]
             if not self._buffer:
                 return None
         self._head_due = trio.current_time() + HEAD_SECONDS

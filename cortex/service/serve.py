@@ -148,6 +148,7 @@ class _Connections:
             pacer, hangups = Pacer(), hangup_watch()
             self._lane = Lane(fast.edge, HotPaths(fast.paths), self._cold, pacer, hangups)
             watching.start_soon(pacer.run, name="pacer")
+            watching.start_soon(self._lane.run, name="idle connections")
             watching.start_soon(hangups.run, name="hang-up watch")
 
     async def handle(self, connection: socket.socket) -> None:

@@ -149,6 +149,7 @@ async def bench(nursery):
 
     lane = Lane(edge, HotPaths(PATHS), cold, pacer, PollWatch())
     made = Bench(lane, service, nursery)
+    nursery.start_soon(lane.run)
     return made
 
 
