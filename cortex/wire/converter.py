@@ -8,7 +8,8 @@ it is, asked only when the quick one failed. Scalars are never coerced ("5" is n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -67,6 +68,11 @@ def _is_mapping(cls: Any) -> bool:
     return getattr(cls, "__origin__", None) is dict
 
 
+def _is_optional(cls: Any) -> bool:
+    kinds = get_args(cls)
+    return get_origin(cls) in (Union, UnionType) and len(kinds) == 2 and NoneType in kinds
+
+
 def make_converter(*, detailed: bool, forbid_extra_keys: bool = False) -> Converter:
     """A strict converter. *detailed* ones raise errors that `explain` can read."""
     converter = Converter(detailed_validation=detailed, forbid_extra_keys=forbid_extra_keys)
@@ -122,6 +128,21 @@ def _guard_containers(converter: Converter, forbid_extra_keys: bool) -> None:
 
         return structure
 
+    def optionals(cls: Any) -> Any:
+        value_type = next(each for each in get_args(cls) if each is not NoneType)
+        inner: Any = None
+
+        def structure(value: Any, _: Any) -> Any:
+            nonlocal inner
+            if value is None:
+                return None
+            if inner is None:  # asked late: a class may hold itself
+                inner = converter.get_structure_hook(value_type)
+            return inner(value, value_type)
+
+        return structure
+
+    converter.register_structure_hook_factory(_is_optional, optionals)
     converter.register_structure_hook_factory(_is_sequence, arrays)
     converter.register_structure_hook_factory(_is_mapping, objects)
     converter.register_structure_hook_factory(

@@ -18,6 +18,7 @@ MAX_DEPTH = 128
 # A body of a million keys held the event loop for 0.27 s when parsed (measured: 130,000 keys take
 # 35 ms); prose has about one structural byte in fifty, so this admits prompts of tens of megabytes.
 MAX_STRUCTURAL_BYTES = 400_000
+COUNTED_BYTES = 4096
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
 
@@ -27,17 +28,16 @@ def loads(body: bytes | bytearray | memoryview) -> Any:
     data = bytes(body)
     if not data.strip():
         raise BadRequest("the request body is empty; a JSON object is expected", code="empty_body")
-    opened = data.count(b"{") + data.count(b"[")
     # A short body cannot hold as many, and counting takes as long as parsing.
     if len(data) > MAX_STRUCTURAL_BYTES and (
-        opened + data.count(b",") + data.count(b":") > MAX_STRUCTURAL_BYTES
+        sum(map(data.count, (b"{", b"[", b",", b":"))) > MAX_STRUCTURAL_BYTES
     ):
         raise BadRequest("the request body holds too many JSON values", code="invalid_json")
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         raise BadRequest(f"the request body is not valid JSON: {exc}", code="invalid_json") from exc
-    if opened > MAX_DEPTH and _too_deep(value):
+    if _may_be_deep(data) and _too_deep(value):
         raise BadRequest(
             f"the request body is nested more than {MAX_DEPTH} levels deep", code="invalid_json"
         )
@@ -62,17 +62,23 @@ def raw(data: bytes) -> Any:
     return orjson.Fragment(data)
 
 
+def _may_be_deep(data: bytes) -> bool:
+    """Whether it is worth looking. Of a long text a look at the values is quicker than a count."""
+    if len(data) > COUNTED_BYTES:
+        return True
+    return data.count(b"{") + data.count(b"[") > MAX_DEPTH
+
+
 def _too_deep(value: Any) -> bool:
     """Whether containers in *value* nest deeper than `MAX_DEPTH`, found level by level."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        level = [item for item in inner if isinstance(item, dict | list)]
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if type(item) is dict else item)
+            if type(inner) is dict or type(inner) is list
+        ]
         if not level:
             return False
     return True

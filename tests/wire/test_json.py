@@ -74,13 +74,16 @@ def test_nesting_has_a_limit_and_the_limit_itself_is_legal(opening, closing):
         middle = b"[]" if opening == b"[" else b"{}"
         return opening * (depth - 1) + middle + closing * (depth - 1)
 
-    assert json.loads(nested(json.MAX_DEPTH)) is not None
-    with pytest.raises(BadRequest, match="nested"):
-        json.loads(nested(json.MAX_DEPTH + 1))
+    for space in (b"", b" " * json.COUNTED_BYTES):  # counted, or looked at
+        assert json.loads(nested(json.MAX_DEPTH) + space) is not None
+        with pytest.raises(BadRequest, match="nested"):
+            json.loads(nested(json.MAX_DEPTH + 1) + space)
 
 
 def test_many_shallow_containers_are_no_depth():
     assert len(json.loads(b"[" + b"[]," * 500 + b"[]]")) == 501
+    assert len(json.loads(b"[" + b'{"a":[1,{"b":"c"},"[{[{"],"d":null},' * 500 + b"[]]")) == 501
+    assert json.loads(b'"' + b"[{" * 5000 + b'"') == "[{" * 5000
 
 
 def test_a_million_values_are_refused_before_they_are_parsed():
