@@ -1,8 +1,8 @@
 """The gateway's metric families, on a registry its owner injects.
 
 Names are the original's, which dashboards read (`reference/original.md` 3). Labels are resolved
-ids: a request whose model resolves to nothing counts under `UNKNOWN`, one that reached no node
-under `NO_NODE`; no client can make up a label.
+ids: a request whose model resolves to nothing counts under `UNKNOWN`, and so does one that reached
+no node; no client can make up a label.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from cortex.service.accumulators import Count, Distribution, Family, Level
 from cortex.wire import neuron as wire
 
 UNKNOWN = "unknown"
-NO_NODE = "none"
 
 REPLICA = ("model", "node")
 # Upper bounds in seconds. Durations and first tokens as the original's dashboards have them, with

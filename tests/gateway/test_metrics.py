@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from cortex.config.gateway import NeuronNode
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.metrics import GatewayMetrics
-from cortex.service.metrics import render
+from cortex.service.metrics import add_build_info, render
 from cortex.wire import neuron as wire
 
 
@@ -62,6 +62,49 @@ def test_every_described_metric_is_emitted(registry, fleet):
     emitted = {family.name for family in registry.collect() if family.samples}
     assert described == emitted
     assert len(described) >= 27
+
+
+REPLICA = {"model", "node"}
+# Every family of `design.md` 8, as its samples are named, and their labels.
+FAMILIES = {
+    "cortex_requests_total": REPLICA | {"code", "dialect"},
+    "cortex_request_duration_seconds": REPLICA,
+    "cortex_request_errors_total": REPLICA | {"reason"},
+    "cortex_cold_starts_total": REPLICA,
+    "cortex_evictions_total": REPLICA | {"reason"},
+    "cortex_time_to_first_token_seconds": REPLICA,
+    "cortex_tokens_per_second": REPLICA,
+    "cortex_inter_token_seconds": REPLICA,
+    "cortex_prompt_tokens_total": REPLICA,
+    "cortex_completion_tokens_total": REPLICA,
+    "cortex_cached_prompt_tokens_total": REPLICA,
+    "cortex_stage_seconds": REPLICA | {"stage"},
+    "cortex_in_flight": REPLICA,
+    "cortex_neuron_up": {"node"},
+    "cortex_model_status": REPLICA | {"status"},
+    "cortex_model_load_seconds": REPLICA,
+    "cortex_client_disconnects_total": REPLICA,
+    "cortex_upstream_retries_total": REPLICA,
+    "cortex_spend_tokens_total": {"key", "model", "kind"},
+    "cortex_device_vram_used_mb": {"node", "device"},
+    "cortex_device_vram_free_mb": {"node", "device"},
+    "cortex_device_utilization_pct": {"node", "device"},
+    "cortex_device_temp_c": {"node", "device"},
+    "cortex_build_info": {"version", "python"},
+}
+
+
+@pytest.mark.parametrize(("name", "labels"), FAMILIES.items(), ids=FAMILIES)
+def test_every_family_of_the_design_has_its_labels(registry, fleet, name, labels):
+    record_everything(GatewayMetrics(registry), fleet)
+    add_build_info(registry, "cortex_build_info", "0")
+    found = {
+        sample.name: set(sample.labels)
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name in (name, f"{name}_count")
+    }
+    assert list(found.values()) == [labels]
 
 
 def test_the_dashboards_names_are_there(registry, fleet):
