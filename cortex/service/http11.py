@@ -29,6 +29,9 @@ class Http11Connection(TCPServer):
             protocol._check_protocol = _stay  # type: ignore[method-assign]
             protocol._create_stream = create_stream  # type: ignore[assignment, method-assign]
         await super()._read_data()
+        # A client that has left without a request would otherwise hold its socket until the
+        # keep-alive ends (so do the probes of load balancers).
+        await self.idle_task.stop()
 
 
 async def _stay(event: h11.Request) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
+import zlib
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from conformance.checks import CHAT, EMBEDDINGS, MESSAGES, MODELS, Server, told, user
@@ -23,7 +28,7 @@ def body(server: Server, path: str, **fields: Any) -> dict[str, Any]:
     return server.body(**fields) if path == CHAT else server.message_body(**fields)
 
 
-def raw(extra: bytes) -> bytes:
+def raw_body(extra: bytes) -> bytes:
     """A good body of either dialect with *extra* (``"key":value``) added as it stands."""
     good = {"model": "m", "messages": [user("Hi")], "max_tokens": 5}
     return json.dumps(good).encode()[:-1] + b"," + extra + b"}"
@@ -37,24 +42,24 @@ BODIES: dict[str, bytes] = {
     "BAD01-quotes": b"{'model': 'm'}",
     "BAD01-comment": b'{"model": "m" /* x */}',
     "BAD02": b"",
-    "BAD03-nan": raw(b'"temperature":NaN'),
-    "BAD03-infinity": raw(b'"temperature":Infinity'),
-    "BAD03-minus": raw(b'"temperature":-Infinity'),
-    "BAD03-overflow": raw(b'"temperature":1e999'),
+    "BAD03-nan": raw_body(b'"temperature":NaN'),
+    "BAD03-infinity": raw_body(b'"temperature":Infinity'),
+    "BAD03-minus": raw_body(b'"temperature":-Infinity'),
+    "BAD03-overflow": raw_body(b'"temperature":1e999'),
     "BAD05-open": b"[" * 100_000,
-    "BAD05-metadata": raw(b'"metadata":' + DEEP),
-    "BAD05-tool": raw(b'"tools":[{"name":"f","input_schema":{"a":' + DEEP + b"}}]"),
+    "BAD05-metadata": raw_body(b'"metadata":' + DEEP),
+    "BAD05-tool": raw_body(b'"tools":[{"name":"f","input_schema":{"a":' + DEEP + b"}}]"),
     "BAD06-keys": b"{" + b",".join(b'"%d":1' % n for n in range(90_000)) + b"}",
-    "BAD06-stops": raw(b'"stop":[' + b"1," * 410_000 + b"1]"),
+    "BAD06-stops": raw_body(b'"stop":[' + b"1," * 410_000 + b"1]"),
     "BAD08-raw": b'{"model": "a\x00b"}',
     "BAD09-ff": b'{"model": "\xff"}',
     "BAD09-overlong": b'{"model": "\xc0\xaf"}',
     "BAD09-cut": b'{"model": "\xe2\x82"}',
-    "BAD10": raw(rb'"user":"\ud800"'),
+    "BAD10": raw_body(rb'"user":"\ud800"'),
     "BAD11-bom": b"\xef\xbb\xbf{}",
-    "BAD11-utf-16": raw(b'"a":1').decode().encode("utf-16"),
-    "BAD12-seed": raw(b'"temperature":' + b"1" * 5000),
-    "BAD12-limit": raw(b'"max_tokens":' + b"1" * 5000),
+    "BAD11-utf-16": raw_body(b'"a":1').decode().encode("utf-16"),
+    "BAD12-seed": raw_body(b'"temperature":' + b"1" * 5000),
+    "BAD12-limit": raw_body(b'"max_tokens":' + b"1" * 5000),
 }
 
 
@@ -92,7 +97,7 @@ def test_bad13_the_policy_is_the_same_everywhere(scripted: Server, value: Any) -
 
 
 def test_bad04_of_duplicate_keys_the_last_counts(scripted: Server, path: str) -> None:
-    data = raw(b'"model":"nobody"')
+    data = raw_body(b'"model":"nobody"')
     assert told(scripted.post(path, data), 404, anthropic=path == MESSAGES)
     data = json.dumps(body(scripted, path, model="nobody")).encode()[:-1] + b',"model":"m"}'
     assert scripted.post(path, data).status_code == 200
@@ -264,3 +269,120 @@ def test_bad24_files_of_anybody_are_not_kept(scripted: Server) -> None:
     block = {"type": "image", "source": {"type": "file", "file_id": "file_of_another"}}
     error = scripted.refused(MESSAGES, scripted.message_body(messages=[user([block])]))
     assert "keeps no files" in error["message"]
+
+
+# The server around the dialects
+
+
+def packed_body(server: Server, path: str) -> bytes:
+    return json.dumps(body(server, path)).encode()
+
+
+ENCODINGS = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_ce07_a_packed_body_is_unpacked(scripted: Server, path: str, encoding: str) -> None:
+    data = ENCODINGS[encoding](packed_body(scripted, path))
+    assert scripted.post(path, data, headers={"content-encoding": encoding}).status_code == 200
+
+
+UNKNOWN = 415  # of Anthropic's API 400, by which its SDK knows it
+PACKED: dict[str, tuple[str, bytes, int]] = {
+    "BAD25-bomb": ("gzip", gzip.compress(bytes(50 << 20)), 413),
+    "BAD25-deflate": ("deflate", zlib.compress(bytes(50 << 20)), 413),
+    "BAD25-nested": ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), UNKNOWN),
+    "BAD25-unknown": ("br", b"x", UNKNOWN),
+    "BAD25-corrupt": ("gzip", b"\x1f\x8b" + b"x" * 20, 400),
+    "BAD25-cut": ("gzip", gzip.compress(b'{"model": "m"}')[:-4], 400),
+    "BAD25-zstd": ("zstd", b"\x28\xb5\x2f\xfd" + b"x" * 20, 400),
+}
+
+
+@pytest.mark.parametrize(("encoding", "data", "status"), PACKED.values(), ids=PACKED.keys())
+def test_bad25_what_does_not_unpack_is_refused(
+    scripted: Server, path: str, encoding: str, data: bytes, status: int
+) -> None:
+    expected = 400 if status == UNKNOWN and path == MESSAGES else status
+    scripted.refused(path, data, expected, headers={"content-encoding": encoding})
+
+
+def raw(server: Server, data: bytes) -> bytes:
+    """What the server writes after *data*, until it closes or has nothing more to say."""
+    parts = urlsplit(server.gateway.url)
+    received = b""
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(data)
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+@pytest.mark.parametrize("route", [CHAT, MESSAGES, "/v1/responses", MODELS], ids="BAD40-{}".format)
+def test_bad40_an_upgrade_to_a_websocket_is_426(scripted: Server, route: str) -> None:
+    headers = {"connection": "upgrade", "upgrade": "websocket"}
+    response = scripted.client.get(route, headers=headers)
+    assert response.status_code == 426
+    assert scripted.client.get(MODELS, headers={"upgrade": "h2c"}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"], ids="BAD41-{}".format)
+def test_bad41_md08_no_page_of_another_origin_is_let_in(
+    scripted: Server, path: str, origin: str
+) -> None:
+    headers = {"origin": origin, "access-control-request-method": "POST"}
+    response = scripted.client.options(path, headers=headers)
+    assert response.status_code == 204
+    assert "POST" in response.headers["allow"]
+    assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"x: " + b"y" * (1 << 20) + b"\r\n",
+        b"x: yyyyyyyyyyyyyyyy\r\n" * 10_000,
+        b"x: a\x00b\r\n",
+        b"x y\r\n",
+    ],
+    ids=["BAD32-long", "BAD32-many", "BAD32-nul", "BAD32-colon"],
+)
+def test_bad32_headers_without_measure_are_refused(scripted: Server, lines: bytes) -> None:
+    with suppress(ConnectionError):  # it may be closed before all is sent
+        received = raw(scripted, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n" + lines + b"\r\n")
+        assert received.partition(b"\r\n")[0].split()[1] in (b"400", b"431") or not received
+    assert scripted.client.get(MODELS).status_code == 200
+
+
+def test_bad48_a_stream_on_a_connection_that_closes_is_whole(scripted: Server) -> None:
+    data = json.dumps(scripted.body(stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept-encoding: gzip, br\r\n"
+    head += f"content-length: {len(data)}\r\n\r\n"
+    assert b"data: [DONE]\n\n" in raw(scripted, head.encode() + data)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's list of connections")
+def test_bad39_who_connects_and_leaves_leaves_nothing_behind(scripted: Server) -> None:
+    parts = urlsplit(scripted.gateway.url)
+    data = json.dumps(scripted.body(stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    sent = (b"", head.encode(), head.encode() + data)  # nothing, a half, a whole request
+    before = held(parts.port)
+    for number in range(150):
+        connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
+        connection.sendall(sent[number % 3])
+        connection.close()
+    for _ in range(1000):
+        assert scripted.client.get(MODELS).status_code == 200
+        if held(parts.port) <= before + 1:
+            return
+    raise AssertionError(f"{held(parts.port) - before} connections are left")
+
+
+def held(port: int) -> int:
+    """The connections that the server on *port* has not let go of (proc(5): established, or closed
+    by the other side alone)."""
+    with open("/proc/net/tcp") as lines:
+        rows = [line.split() for line in lines][1:]
+    mine = f":{port:04X}"
+    return sum(row[1].endswith(mine) and row[3] in ("01", "08") for row in rows)

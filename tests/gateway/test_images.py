@@ -72,6 +72,10 @@ def test_a_model_that_sees_and_one_nobody_knows_of_are_asked():
     gate(model("text"), entry=CatalogueEntry("m", capabilities=("vision",))).admit("m", ["x"])
 
 
+def test_an_engine_of_another_make_is_asked():
+    gate(model("text"), kind="openai").admit("m", ["x"])
+
+
 def test_without_images_nothing_is_looked_up():
     gate().admit("nobody", [])
     with pytest.raises(ModelNotFound):
