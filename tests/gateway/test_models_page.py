@@ -87,5 +87,13 @@ def test_claude_code_is_told_names_that_it_offers():
     assert {entry["capabilities"] for entry in body["data"]} == {None}
 
 
+def test_a_name_that_the_caller_may_not_use_is_not_offered():
+    entries = [{"id": "a"}, {"id": "gpt-4", "alias_of": "a"}]
+    body = listing(entries, {}, lambda *names: "gpt-4" in names, anthropic=True)
+    assert ids(body) == ["gpt-4"]
+    body = listing(entries, {}, lambda *names: "a" in names, anthropic=True)
+    assert ids(body) == ["a", "gpt-4", "claude-cortex-a", "claude-cortex-gpt-4"]
+
+
 def test_codex_is_told_of_no_models_of_its_own_kind():
     assert page(client_version="0.169.0")["models"] == []
