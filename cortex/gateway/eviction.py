@@ -3,9 +3,9 @@
 A model may go while nobody uses it, once it has had its minimum residency, and once it has been
 idle for as long as the swap costs, there and back: twice the time that loading it takes. Who comes
 back sooner than that was better not sent away. So two models that take turns do not chase each
-other out with each request. When somebody has waited for the bounded time all the same, a model is handed over: it is
-closed to newcomers and goes when the requests it has are done. Even then it has had a part of its
-residency, or the fleet would only load and unload.
+other out with each request. When somebody has waited for the bounded time all the same, a model is
+handed over: it is closed to newcomers and goes when the requests it has are done. Even then it has
+had a part of its residency, or the fleet would only load and unload.
 
 Held models never go: those pinned there, and those no catalogue lists, since nobody could ask for
 them again.
