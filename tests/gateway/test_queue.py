@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import attrs
 import pytest
 import trio
@@ -58,11 +60,11 @@ def room(*capacities: int | None, depth: int = 10, patience: float = 5.0):
 class Guest:
     """Takes a seat when its task runs and gives it back when told to."""
 
-    def __init__(self, name: int, log: list[int]) -> None:
-        self.name, self.log, self.leave = name, log, trio.Event()
+    def __init__(self, name: object, log: list[object], *terms: str) -> None:
+        self.name, self.log, self.leave, self.terms = name, log, trio.Event(), terms
 
     async def sit(self, it: WaitingRoom) -> None:
-        async with it.seat(MODEL):
+        async with it.seat(MODEL, *self.terms):
             self.log.append(self.name)
             await self.leave.wait()
 
@@ -117,8 +119,8 @@ async def test_a_wait_that_is_too_long_is_refused_and_leaves_the_line(nursery, a
     assert it.waiting(MODEL) == 0
     guests[0].leave.set()
     await wait_all_tasks_blocked()
-    async with it.seat(MODEL) as waited:
-        assert waited == 0
+    async with it.seat(MODEL) as seat:
+        assert seat.waited == 0
     assert log == [0]
 
 
@@ -176,3 +178,129 @@ async def test_retrying_later_waits_for_a_seat_or_a_second(nursery, autojump_clo
     before = trio.current_time()
     await wait_all_tasks_blocked()
     assert trio.current_time() == before
+
+
+# Between keys
+
+
+async def queued(it, nursery, *guests: Guest) -> None:
+    for guest in guests:
+        nursery.start_soon(guest.sit, it)
+        await wait_all_tasks_blocked()
+
+
+async def serve_in_turn(log: list[object], guests: dict[object, Guest]) -> None:
+    """Let whoever came in last leave, until nobody is left."""
+    for _ in range(len(guests)):
+        guests[log[-1]].leave.set()
+        await wait_all_tasks_blocked()
+
+
+async def test_one_keys_crowd_delays_another_keys_request_by_one_turn(nursery):
+    it, _ = room(1)
+    log: list[object] = []
+    names = ["a0", "a1", "a2", "a3", "b0", "b1"]
+    guests = {name: Guest(name, log, name[0]) for name in names}
+    await queued(it, nursery, *guests.values())
+    await serve_in_turn(log, guests)
+    assert log == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+async def test_a_key_that_holds_fewer_seats_comes_first(nursery):
+    it, _ = room(4)
+    log: list[object] = []
+    names = ["a0", "a1", "a2", "a3", "a4", "a5", "b0", "b1", "b2"]
+    guests = {name: Guest(name, log, name[0]) for name in names}
+    await queued(it, nursery, *guests.values())
+    assert log == ["a0", "a1", "a2", "a3"]
+    for name in ("a0", "a1", "a2"):
+        guests[name].leave.set()
+        await wait_all_tasks_blocked()
+    # b has its half of the seats, then the turns alternate.
+    assert log[4:] == ["b0", "b1", "a4"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_priorities_go_first_and_waiting_raises_them(nursery, autojump_clock):
+    it, _ = room(1, patience=1000)
+    log: list[object] = []
+    guests = {
+        name: Guest(name, log, "k", name.rstrip("0123456789"))
+        for name in ("normal0", "batch0", "normal1", "interactive0", "batch1", "interactive1")
+    }
+    await queued(it, nursery, *list(guests.values())[:4])
+    await trio.sleep(45)  # batch0 and normal1 stand above whoever comes now
+    await queued(it, nursery, *list(guests.values())[4:])
+    await serve_in_turn(log, guests)
+    assert log == ["normal0", "interactive0", "normal1", "batch0", "interactive1", "batch1"]
+
+
+async def test_a_full_line_makes_room_for_a_key_that_has_less_of_it(nursery):
+    it, _ = room(1, depth=3)
+    log: list[object] = []
+    guests = [Guest(f"a{n}", log, "a") for n in range(2)]
+    await queued(it, nursery, *guests)
+    refused: list[str] = []
+
+    async def displaced(name: str) -> None:
+        with pytest.raises(Overloaded, match="of this key"):
+            async with it.seat(MODEL, "a"):
+                raise AssertionError
+        refused.append(name)
+
+    for name in ("a2", "a3"):
+        nursery.start_soon(displaced, name)
+        await wait_all_tasks_blocked()
+    with pytest.raises(Overloaded, match="wait for"):  # its own key has the most
+        async with it.seat(MODEL, "a"):
+            pass
+    await queued(it, nursery, Guest("b0", log, "b"))
+    assert (refused, it.waiting(MODEL)) == (["a3"], 3)
+    with pytest.raises(Overloaded):  # two and one: nobody has two more than it
+        async with it.seat(MODEL, "b"):
+            pass
+    await queued(it, nursery, Guest("c0", log, "c"))
+    assert (refused, it.waiting(MODEL)) == (["a3", "a2"], 3)
+    guests[0].leave.set()
+    await wait_all_tasks_blocked()
+    assert log == ["a0", "b0"]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_seats_are_conserved_whatever_happens(seed, autojump_clock):
+    """Guests that come, leave, give up and are cancelled at random, while the capacity changes."""
+    chance = random.Random(seed)
+    it, fleet = room(2, depth=4, patience=3.0)
+    inside = most = served = 0
+
+    async def guest() -> None:
+        nonlocal inside, most, served
+        with trio.move_on_after(chance.choice([0.5, 2.0, 100.0])):
+            try:
+                async with it.seat(
+                    MODEL, chance.choice("abc"), chance.choice(["interactive", "normal", "batch"])
+                ):
+                    inside += 1
+                    most = max(most, inside)
+                    try:
+                        await trio.sleep(chance.random() * 2)
+                        served += 1
+                    finally:
+                        inside -= 1
+            except Overloaded:
+                pass
+
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.run)
+            async with trio.open_nursery() as guests:
+                for step in range(60):
+                    guests.start_soon(guest)
+                    await trio.sleep(chance.random() * 0.5)
+                    if step % 20 == 10:
+                        fleet.change(chance.choice([1, 2, 3]))
+            nursery.cancel_scope.cancel()
+    assert (inside, it.waiting(MODEL), it._lines) == (0, 0, {})
+    assert 1 <= most <= 3
+    assert served > 10
