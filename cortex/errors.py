@@ -20,7 +20,8 @@ CortexError
 │   └── UnsupportedLoad         422  a load option this build does not support
 ├── UpgradeRequired             426  a WebSocket where plain HTTP is spoken
 ├── HeadTooLarge                431  more bytes or fields than a request's head may have
-├── RateLimited                 429  the caller is over its rate or budget
+├── RateLimited                 429  the caller is over its rate
+│   └── BudgetSpent             429  it has used up its budget; retrying is useless
 ├── Overloaded                  429  the queue is full or the wait bound has passed
 ├── InternalError               500  our bug
 ├── UpstreamError               502  a neuron refused, reset or answered garbage
@@ -201,7 +202,13 @@ class RateLimited(CortexError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
-    default_retry_after = 1.0
+    default_retry_after: ClassVar[float | None] = 1.0
+
+
+class BudgetSpent(RateLimited):
+    code = "insufficient_quota"
+    default_retry_after = None
+    should_retry = False
 
 
 class Overloaded(CortexError):

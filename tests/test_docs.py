@@ -16,6 +16,7 @@ import click
 import pytest
 
 from cortex.cli.main import COMMANDS, cli
+from cortex.config.accounts import AuthSettings, UsageSettings
 from cortex.config.catalogue import CatalogueEntry
 from cortex.config.environment import COMMAND_VARIABLES, variables_of
 from cortex.config.gateway import (
@@ -40,6 +41,8 @@ TABLES = {
     ("cortex.toml", "`[gateway]`"): GatewaySettings,
     ("cortex.toml", "`[eviction]`"): EvictionSettings,
     ("cortex.toml", "`[images]`"): ImageSettings,
+    ("cortex.toml", "`[auth]`"): AuthSettings,
+    ("cortex.toml", "`[usage]`"): UsageSettings,
     ("cortex.toml", "`[[neurons]]`"): NeuronNode,
     ("models.toml", "`[[models]]`"): CatalogueEntry,
     ("neuron.toml", "Settings"): NeuronConfig,

@@ -27,7 +27,9 @@ from cortex.config.neuron import NeuronConfig
 KINDS = ("gateway", "models", "neuron")
 # Keys that only one of the files has.
 _MARKS = {
-    "gateway": {"gateway", "eviction", "neurons", "nodes", "models_config", "upstream"},
+    "gateway": {
+        *("gateway", "eviction", "auth", "usage", "neurons", "nodes", "models_config", "upstream")
+    },
     "models": {"models", "aliases"},
     "neuron": {"listen", "port", "default_models", "harnesses", "harness", "token", "token_file"},
 }
@@ -105,6 +107,8 @@ def _gateway_plan(config: GatewayConfig, catalogue: Catalogue) -> Plan:
     return {
         "gateway": _table(config.gateway),
         "eviction": _table(config.eviction),
+        "auth": _table(config.auth),
+        "usage": _table(config.usage),
         "neurons": [_node(node) for node in config.neurons],
         "models_config": _plain(config.models_config),
         **_catalogue_plan(catalogue),

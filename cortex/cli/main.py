@@ -21,6 +21,8 @@ COMMANDS = {
     "pin": "cortex.cli.orders:pin",
     "unpin": "cortex.cli.orders:unpin",
     "reload": "cortex.cli.reload:reload",
+    "keys": "cortex.cli.accounts:keys",
+    "usage": "cortex.cli.accounts:usage",
     "chat": "cortex.cli.chat:chat",
     "bench": "cortex.cli.bench:bench",
     "check": "cortex.cli.check:check",

@@ -111,8 +111,7 @@ async def _loaded(
 ) -> tuple[str, ...]:
     told: set[str] = set()
     while True:
-        listed = await gateway.get("/v1/models") or {}
-        served = {m.get("id") for m in listed.get("data") or [] if m.get("loaded")}
+        served = await _served(neuron, gateway)
         health = await neuron.get("/health") or {}
         failed = _failures(health)
         for model in models:
@@ -129,6 +128,24 @@ async def _loaded(
         await trio.sleep(POLL_SECONDS)
 
 
+async def _served(neuron: _Peer, gateway: _Peer) -> set[str]:
+    """The models that the gateway lists as loaded. One that tells only who has a key is asked
+    whether it sees the neuron, and the neuron what it has loaded."""
+    listed = await gateway.get("/v1/models")
+    if listed is not None:
+        return {m.get("id") for m in listed.get("data") or [] if m.get("loaded")}
+    nodes = (await gateway.get("/health") or {}).get("nodes") or {}
+    if not nodes.get("healthy"):
+        return set()
+    return {m["id"] for m in _entries(await neuron.get("/models")) if m.get("status") == "loaded"}
+
+
+def _entries(models: Any) -> list[Json]:
+    """The models of a neuron's ``/models``."""
+    found: list[Json] = models if isinstance(models, list) else (models or {}).get("models") or []
+    return found
+
+
 def _failures(health: Json) -> dict[str, str]:
     entries = (health.get("activation") or {}).get("failed") or []
     return {str(e.get("model_id")): str(e.get("error")) for e in entries}
@@ -137,8 +154,7 @@ def _failures(health: Json) -> dict[str, str]:
 def _stage(health: Json, models: Any) -> str:
     """What is being loaded and how far it is, from the neuron's ``/health`` and ``/models``."""
     name = (health.get("activation") or {}).get("in_progress")
-    entries = models if isinstance(models, list) else (models or {}).get("models") or []
-    for entry in entries:
+    for entry in _entries(models):
         if entry.get("id") == name and entry.get("progress"):
             return f"loading {name}: {loading_words(loading_of(entry['progress']))}"
     return f"loading {name}" if name else "waiting for the gateway"

@@ -16,6 +16,7 @@ import click
 from cortex.cli.exits import Misconfigured
 from cortex.cli.runner import run_role
 from cortex.config.errors import ConfigError, Invalid
+from cortex.config.gateway import GatewayConfig
 from cortex.config.values import is_loopback, join_listen, split_listen
 from cortex.service import logs
 
@@ -78,10 +79,8 @@ def gateway(
     logs.configure(log_level)
     for warning in (*loaded.warnings, *catalogue.warnings):
         log.warning(warning)
-    if not is_loopback(loaded.gateway.listen):
-        log.warning(
-            "the API has no keys: everyone who reaches it may use it", listen=loaded.gateway.listen
-        )
+    state = state_directory(os.environ)
+    _warn_of_strangers(loaded, state)
     from cortex.gateway import app
     from cortex.gateway.pins import Pins
     from cortex.gateway.reload_plan import Configuration
@@ -92,8 +91,10 @@ def gateway(
         except Invalid as invalid:  # a flag that does not go with what the file says now
             raise ConfigError(f"{invalid.path}: {invalid}") from None
 
-    pins = configured(lambda: Pins(state_directory(os.environ)))
-    role = partial(app.run, loaded, catalogue, pins=pins, read_again=read_again)
+    pins = configured(lambda: Pins(state))
+    role = partial(
+        app.run, loaded, catalogue, pins=pins, state_directory=state, read_again=read_again
+    )
     sys.exit(run_role("gateway", role, os.environ, hangups=True))
 
 
@@ -164,6 +165,25 @@ def neuron(
     # A device thread may be stuck in its driver for ever; the process must end all the same.
     hard_exit = partial(arm_watchdog, loaded.drain_seconds + WEDGED_SECONDS)
     sys.exit(run_role("neuron", partial(app.run, loaded), os.environ, hard_exit))
+
+
+def _warn_of_strangers(config: GatewayConfig, state: Path) -> None:
+    """Say who may use an API that others can reach. Ends the command when the keys in the state
+    directory cannot be read."""
+    from cortex.gateway.auth.accounts import has_keys
+
+    listen, anonymous = config.gateway.listen, config.auth.anonymous
+    keyed = configured(lambda: has_keys(state))
+    if is_loopback(listen):
+        return
+    if anonymous:
+        log.warning("no key is needed: everyone who reaches the API may use it", listen=listen)
+    elif not keyed:
+        log.warning(
+            "the API has no keys, and serves nobody until it has: 'cortex keys add NAME' makes "
+            "one; 'anonymous = true' in [auth] opens it to everyone who reaches it",
+            listen=listen,
+        )
 
 
 def configured(build: Callable[[], T]) -> T:

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 
 UNKNOWN = "–"
 _STYLES = {"loaded": "green", "loading": "yellow", "recovering": "red", "failed": "red"}
+_NUMERIC = frozenset({"VRAM", "USED", "TOTAL", "IN FLIGHT", "CONTEXT", "REQUESTS", "ERRORS"})
+_NUMERIC |= {"SIZE", "PROMPT", "CACHED", "COMPLETION"}
 PIPED_WIDTH = 200  # columns where there is no terminal: nothing is cut for a pipe
 
 
@@ -27,7 +29,7 @@ def console(*, stderr: bool = False) -> Console:
 def table(*columns: str) -> Table:
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("VRAM", "SIZE", "USED", "TOTAL", "IN FLIGHT", "CONTEXT")
+        numeric = column in _NUMERIC
         drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return drawn
 
@@ -108,6 +110,36 @@ def until_words(model: Json) -> str | None:
         return "in use"
     left = model.get("expires_in")
     return "stays" if not isinstance(left, int | float) else f"in {duration(left)}"
+
+
+def keys_table(keys: Iterable[Json]) -> Table:
+    """Of keys as `cortex keys` describes them."""
+    drawn = table("ID", "NAME", "STATE", "SCOPES", "MODELS", "LIMITS", "PRIORITY", "EXPIRES")
+    for key in keys:
+        limits = [f"{key[name]} {name}" for name in ("rpm", "tpm") if name in key]
+        if "budget" in key:
+            limits.append(f"{key['budget']} tokens a {key['period']}")
+        drawn.add_row(
+            _text(key["id"]),
+            _text(key["name"]),
+            Text(key["state"], "green" if key["state"] == "active" else "dim"),
+            _text(", ".join(key["scopes"])),
+            _text(", ".join(key["models"]) or "all"),
+            _text(", ".join(limits) or None),
+            _text(key["priority"]),
+            _text(key.get("expires")),
+        )
+    return drawn
+
+
+def usage_table(by: Iterable[str], rows: Iterable[Json]) -> Table:
+    """Of rows of usage, summed up *by* these columns."""
+    sums = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
+    headings = (name.removesuffix("_tokens").upper() for name in (*by, *sums))
+    drawn = table(*headings)
+    for row in rows:
+        drawn.add_row(*(_text(row[name]) for name in (*by, *sums)))
+    return drawn
 
 
 def residents_of(nodes: Iterable[Json]) -> list[Json]:

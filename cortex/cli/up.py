@@ -80,7 +80,7 @@ def _port_option(flag: str, default: int, what: str) -> Callable[[F], F]:
     "--host",
     default=LOOPBACK,
     show_default=True,
-    help="Host the API is bound to; there are no keys.",
+    help="Host the API is bound to; one that others reach needs API keys (cortex keys).",
 )
 @_port_option("--port", DEFAULT_PORT, "the API")
 @_port_option("--neuron-port", 13131, "the neuron")

@@ -1,4 +1,4 @@
-"""cortex.toml: the gateway's settings, its eviction policy and its neurons."""
+"""cortex.toml: the gateway's settings, its eviction policy, its callers and its neurons."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from cortex.config import values
+from cortex.config.accounts import AuthSettings, UsageSettings
 from cortex.config.errors import Invalid
 from cortex.config.structure import NOT_A_KEY
 from cortex.config.values import Seconds
@@ -110,6 +111,8 @@ class GatewayConfig:
     neurons: tuple[NeuronNode, ...] = attrs.field(default=(LOCAL,))
     images: ImageSettings = attrs.field(factory=ImageSettings)
     models_config: Path | None = None
+    auth: AuthSettings = attrs.field(factory=AuthSettings)
+    usage: UsageSettings = attrs.field(factory=UsageSettings)
     source: Path | None = attrs.field(default=None, metadata=NOT_A_KEY)
     warnings: tuple[str, ...] = attrs.field(default=(), metadata=NOT_A_KEY)
 

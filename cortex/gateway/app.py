@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import attrs
 import trio
@@ -20,6 +21,9 @@ from cortex.gateway.api.anthropic import AnthropicApi
 from cortex.gateway.api.fleet import FleetApi
 from cortex.gateway.api.openai import OpenAiApi
 from cortex.gateway.api.responses import ResponsesApi
+from cortex.gateway.auth.accounts import Accounts, open_accounts
+from cortex.gateway.auth.announcement import announcing
+from cortex.gateway.auth.scopes import scoped
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.control import open_control
 from cortex.gateway.core import InferenceCore
@@ -40,7 +44,7 @@ from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import logs, metrics
 from cortex.service.edge import Edge
-from cortex.service.http import Answer, HttpRequest, Pace, Route
+from cortex.service.http import Answer, Guard, HttpRequest, Pace, Route
 from cortex.service.quart_app import app_over, make_app
 from cortex.service.serve import FastRoutes, listen, serve
 
@@ -87,6 +91,8 @@ class Gateway:
     registry: CollectorRegistry
     max_body_bytes: int
     strict_anthropic_version: bool
+    accounts: Accounts
+    guard: Guard
 
     def edge(self) -> Edge:
         """The API, for whichever server carries it."""
@@ -99,11 +105,12 @@ class Gateway:
             *self._fleet_api().routes(),
         ]
         return Edge(
-            routes,
+            [announcing(scoped(route), self.accounts.limiter) for route in routes],
             render_error=openai_answer,
             render_error_for=lambda path: (
                 anthropic_answer if path.startswith(ANTHROPIC_PATHS) else openai_answer
             ),
+            guard=self.guard,
             max_body_bytes=self.max_body_bytes,
         )
 
@@ -141,15 +148,20 @@ async def run(
     *,
     stop: Callable[[], Awaitable[None]],
     pins: Pins | None = None,
+    state_directory: Path | None = None,
     read_again: ReadFiles | None = None,
     hangup: Callable[[], Awaitable[None]] | None = None,
     fast_lane: bool = True,
     task_status: trio.TaskStatus[GatewayAddresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
-    of the process. Without *pins* those that are set last as long as it. *read_again* gives the
-    files as they are when they are to be reloaded, which happens whenever *hangup* returns. Without
-    *fast_lane* every request is hypercorn's. OSError when an address cannot be had."""
+    of the process. Without *pins* those that are set last as long as it. Keys and usage are in
+    *state_directory*; without one there are none. *read_again* gives the files as they are when
+    they are to be reloaded, which happens whenever *hangup* returns. Without *fast_lane* every
+    request is hypercorn's.
+
+    OSError when an address cannot be had, `DatabaseError` when the keys cannot be read.
+    """
     live = LiveSettings(config)
     settings = live.gateway
     pins = Pins() if pins is None else pins
@@ -164,6 +176,9 @@ async def run(
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.listen))
         metrics_listener = stack.enter_context(listen(settings.metrics_listen))
+        accounts = stack.enter_context(
+            open_accounts(state_directory, config.auth, config.usage, registry)
+        )
         fleet = Fleet(config.neurons)
         control = await stack.enter_async_context(open_control(fleet.neuron))
         upstream = await stack.enter_async_context(PooledUpstream(settings.stall_seconds))
@@ -186,13 +201,14 @@ async def run(
                 events,
             )
             room = WaitingRoom(fleet, settings.queue_depth, settings.queue_wait_seconds)
-            core = make_core(router, names, upstream, recorder, config, room)
+            core = make_core(router, names, upstream, recorder, config, room, accounts)
 
             def retune(settings: GatewaySettings) -> None:
                 core.pace = make_pace(settings)
                 upstream.stall_seconds = settings.stall_seconds
                 room.depth, room.patience = settings.queue_depth, settings.queue_wait_seconds
                 poller.retune(settings.poll_seconds)
+                accounts.retune(live.config.auth, live.config.usage)
 
             live.follow(retune)
             reloader = Reloader(read_again, live, names, fleet, router, registry, events, nursery)
@@ -210,11 +226,14 @@ async def run(
                 registry,
                 settings.max_body_mb << 20,
                 settings.strict_anthropic_version,
+                accounts,
+                accounts.guard(settings.listen),
             )
             nursery.start_soon(fleet_changes.watch, fleet, events, name="fleet events")
             await nursery.start(poller.run, name="poller")
             nursery.start_soon(router.unload_idle, name="idle unloader")
             nursery.start_soon(room.run, name="waiting room")
+            nursery.start_soon(accounts.run, name="accounts")
             if hangup is not None:
                 nursery.start_soon(reloader.on_each, hangup, name="reload on hangup")
             drained = trio.Event()
@@ -244,9 +263,11 @@ def make_core(
     recorder: GatewayMetrics,
     config: GatewayConfig,
     room: WaitingRoom,
+    accounts: Accounts | None = None,
 ) -> InferenceCore:
     """The request core over *router* and *upstream*, paced as configured."""
-    return InferenceCore(router, names, upstream, recorder, make_pace(config.gateway), room)
+    pace = make_pace(config.gateway)
+    return InferenceCore(router, names, upstream, recorder, pace, room, accounts or Accounts())
 
 
 def make_pace(settings: GatewaySettings) -> Pace:

@@ -7,6 +7,7 @@ differ in what they send upstream and in how they encode what comes back, nowher
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -17,6 +18,9 @@ import trio
 from cortex.errors import CortexError, ModelNotFound, Overloaded, UpstreamError, clip
 from cortex.gateway import foreign
 from cortex.gateway.affinity import affinity_key
+from cortex.gateway.auth.accounts import Accounts, permit
+from cortex.gateway.auth.caller import ANONYMOUS, BATCH, INTERACTIVE, Caller
+from cortex.gateway.auth.usage import NO_KEY
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.encoder import Encoder
 from cortex.gateway.exchange import Exchange
@@ -29,12 +33,12 @@ from cortex.gateway.upstream import Broken, Call, Refused, Upstream, UpstreamRes
 from cortex.service import logs
 from cortex.service.http import HttpRequest, Pace, StreamAnswer
 from cortex.wire import errors, json, sse
-from cortex.wire.neuron import CALLER_HEADER
+from cortex.wire.neuron import CALLER_HEADER, PRIORITY_HEADER, SALT_HEADER
 
 MAX_ATTEMPTS = 3  # replicas tried before the first byte
 MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-ANONYMOUS = "anonymous"
+NEURON_PRIORITY = {INTERACTIVE: "1", BATCH: "-1"}  # a neuron serves the higher one first
 # Statuses of a neuron that say "not here, not now": another replica may serve the request.
 ELSEWHERE = frozenset({404, 429, 502, 503})
 TOKEN_REFUSED = frozenset({401, 403})
@@ -77,11 +81,12 @@ class InferenceCore:
     metrics: GatewayMetrics
     pace: Pace
     room: WaitingRoom
+    accounts: Accounts = attrs.field(factory=Accounts)
 
     async def unary(self, request: HttpRequest, job: Job) -> tuple[dict[str, Any], str]:
         """The neuron's whole answer to *job* and the resolved model's id."""
         with self._exchange(request, job) as exchange:
-            model = self._resolve(exchange, job)
+            model = self._permitted(request, exchange, job)
             async with self._open(request, exchange, job) as response:
                 data = await response.read(MAX_ANSWER_BYTES)
             answer = _parse_answer(data)
@@ -100,7 +105,7 @@ class InferenceCore:
         """
         exchange = self._exchange(request, job)
         try:
-            model = self._resolve(exchange, job)
+            model = self._permitted(request, exchange, job)
         except CortexError as exc:
             with exchange:
                 exchange.failed(exc)
@@ -120,13 +125,21 @@ class InferenceCore:
         try:
             yield
         except CortexError as exc:
-            with Exchange(self.metrics, dialect, "", request.received_at) as exchange:
+            charge = self.accounts.charge(request.caller)
+            with Exchange(
+                self.metrics, dialect, "", request.received_at, charge=charge
+            ) as exchange:
                 exchange.failed(exc)
             raise
 
     def _exchange(self, request: HttpRequest, job: Job) -> Exchange:
         return Exchange(
-            self.metrics, job.dialect, job.requested, request.received_at, stream=job.stream
+            self.metrics,
+            job.dialect,
+            job.requested,
+            request.received_at,
+            stream=job.stream,
+            charge=self.accounts.charge(request.caller),
         )
 
     def _filler(self, exchange: Exchange, encoder: Encoder) -> bytes:
@@ -138,10 +151,36 @@ class InferenceCore:
         loading = self.router.loading(exchange.model)
         return usual if loading is None else sse.comment(_words(loading))
 
-    def _resolve(self, exchange: Exchange, job: Job) -> str:
-        model = self.names.resolve(job.requested).model
-        exchange.resolved(model)
+    def permit(self, request: HttpRequest, requested: str) -> str:
+        """The id of the model called *requested*, which the caller may use. `Forbidden` when it
+        may not, whether there is such a model or not; `ModelNotFound` when there is none."""
+        caller = request.caller
+        try:
+            model = self.names.resolve(requested).model
+        except ModelNotFound:
+            permit(caller, requested, requested)
+            if caller is None or not caller.models:
+                raise  # with the names that are near: which it may know
+            raise ModelNotFound(
+                f"the model '{clip(requested)}' does not exist", param="model"
+            ) from None
+        permit(caller, requested, model)
         return model
+
+    def _permitted(self, request: HttpRequest, exchange: Exchange, job: Job) -> str:
+        """The model's id, when the caller may use it."""
+        began = time.perf_counter()
+        model = self.permit(request, job.requested)
+        exchange.resolved(model)
+        request.guarded += time.perf_counter() - began
+        return model
+
+    def _charge(self, request: HttpRequest, exchange: Exchange, job: Job) -> None:
+        """Hold the caller to its limits. What is held is given back when the exchange ends."""
+        began = time.perf_counter()
+        if exchange.charge is not None:
+            exchange.charge.admit(job.body)
+        exchange.authorised(request.guarded + time.perf_counter() - began)
 
     @asynccontextmanager
     async def _open(
@@ -149,9 +188,11 @@ class InferenceCore:
     ) -> AsyncIterator[UpstreamResponse]:
         """The answer's head from the first replica that accepts *job*; its seat and its lease are
         held within. Nothing has reached the client yet, so a refusal may be tried elsewhere."""
+        self._charge(request, exchange, job)
         deadline = trio.current_time() + self.room.patience
         exchange.queueing()
-        async with self.room.seat(exchange.model):
+        caller: Caller = request.caller or ANONYMOUS
+        async with self.room.seat(exchange.model, caller.key_id or NO_KEY, caller.priority):
             exchange.routing()
             job = attrs.evolve(job, affinity=affinity_key(request.headers, job.body))
             tried: set[str] = set()
@@ -264,7 +305,7 @@ def _understood(response: UpstreamResponse, job: Job, lease: Lease) -> UpstreamR
 
 def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
     # What was checked is what is sent: the parsed body, not the client's bytes. The client's own
-    # headers stay here, its key above all.
+    # headers stay here, its key above all, and those in which a gateway names its caller.
     headers = {
         "accept": "text/event-stream" if job.stream else "application/json",
         "x-request-id": request.request_id,
@@ -277,11 +318,21 @@ def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
         headers |= foreign.headers_for(there.neuron)
         body = json.dumps(foreign.body_for(there.neuron, job.path, job.body, there.model))
         return Call(lease.endpoint, job.path, body, headers)
-    headers[CALLER_HEADER] = ANONYMOUS
+    headers |= _caller_headers(request.caller or ANONYMOUS)
     if lease.token:
         headers["authorization"] = f"Bearer {lease.token}"
     body = json.dumps({**job.body, "model": lease.model})
     return Call(lease.endpoint, job.path, body, headers)
+
+
+def _caller_headers(caller: Caller) -> dict[str, str]:
+    """What a neuron is told of the caller: for its fair share, and for whom it caches prefixes."""
+    headers = {CALLER_HEADER: caller.name}
+    if caller.salt:
+        headers[SALT_HEADER] = caller.salt
+    if caller.priority in NEURON_PRIORITY:
+        headers[PRIORITY_HEADER] = NEURON_PRIORITY[caller.priority]
+    return headers
 
 
 def _words(loading: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ Whatever happens, an exchange ends in exactly one log line and one set of metric
 
 from __future__ import annotations
 
+import time
 from math import inf
 from types import TracebackType
 
@@ -13,6 +14,8 @@ import trio
 
 from cortex.errors import CortexError, LoadFailed, ModelLoading, clip
 from cortex.gateway import stages
+from cortex.gateway.auth import usage
+from cortex.gateway.auth.accounts import Charge
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.observed import Observed
 from cortex.gateway.router import Lease
@@ -41,12 +44,14 @@ class Exchange:
     requested: str
     started_at: float  # trio's clock
     stream: bool = False
+    charge: Charge | None = None  # until it is settled
     model: str = UNKNOWN
     node: str = UNKNOWN
     observed: Observed = attrs.field(factory=Observed)
     code: int = 200
     reason: str | None = None
     attempts: int = 0
+    outputs: int = 0  # frames with output of the model that have passed
     _first_at: float | None = None
     _last_at: float | None = None
     _gaps: Distribution | None = None
@@ -107,6 +112,7 @@ class Exchange:
         """Output of the model has just passed, in as many *frames* at once. They share the time
         since the last one: they were made one after the other and came together."""
         now = trio.current_time()
+        self.outputs += frames
         last, self._last_at = self._last_at, now
         if self._gaps is None or last is None:
             self._gaps = self.metrics.inter_tokens(self.model, self.node)
@@ -145,7 +151,43 @@ class Exchange:
         """What the client gets, or would have got had its stream not begun."""
         return anthropic_status(error) if self.dialect.startswith("anthropic") else error.status
 
+    def settle(self) -> None:
+        """Charge the caller, once. Called before the client can see that its answer is complete:
+        what it has seen end is on record, whatever happens to this process then.
+
+        Tokens are as the node has counted them at the end of its answer. Of an answer that was
+        cut short they are the prompt as the node counted it at the beginning (none before that)
+        and, of the completion, one for each frame of output that was passed on.
+        """
+        charge, self.charge = self.charge, None
+        if charge is None:
+            return
+        prompt, cached = self.observed.prompt_tokens or 0, self.observed.cached_tokens
+        completion = self.observed.completion_tokens or 0
+        if self.reason is not None or not completion:
+            completion = max(completion, self.outputs)
+        for kind, tokens in (("prompt", prompt), ("cached", cached), ("completion", completion)):
+            if tokens:
+                self.metrics.spend(charge.caller.name, self.model, kind, tokens)
+        now = trio.current_time()
+        charge.settle(
+            usage.Entry(
+                time.time(),
+                charge.caller.key_id or usage.NO_KEY,
+                self.model,
+                self.node,
+                self.dialect,
+                self.code,
+                prompt,
+                cached,
+                completion,
+                None if self._first_at is None else self._first_at - self.started_at,
+                now - self.started_at,
+            )
+        )
+
     def _finish(self) -> None:
+        self.settle()
         metrics, model, node, observed = self.metrics, self.model, self.node, self.observed
         now = trio.current_time()
         seconds = now - self.started_at

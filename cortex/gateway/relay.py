@@ -84,6 +84,8 @@ async def _copy(
         finally:
             if passage.tokens:
                 exchange.token(passage.tokens)
+            if encoder.complete:
+                exchange.settle()
             # What came together goes out together: whole frames, in one write.
             last = encoder.complete and response.complete
             await writer.write(passage.taken(), last=last)

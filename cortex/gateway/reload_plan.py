@@ -31,7 +31,7 @@ LIVE_GATEWAY = frozenset(
         "poll_seconds",
     }
 )
-LIVE_TABLES = frozenset({"eviction"})  # wholly
+LIVE_TABLES = frozenset({"eviction", "auth", "usage"})  # wholly
 # What a neuron was told when it loaded a model: a change of these means loading it again.
 LOADED_BY = ("source", "harness", "quant", "context", "tensor_parallel", "tool_format")
 

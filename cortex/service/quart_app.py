@@ -30,6 +30,7 @@ from cortex.service.http import (
     HttpRequest,
     Route,
     StreamAnswer,
+    header_map,
     request_id_from,
 )
 from cortex.service.stream import BUFFER, ChannelSink, StreamWriter, keep_pace
@@ -167,7 +168,7 @@ class _Body:
 
 
 def _request(incoming: Any) -> HttpRequest:
-    headers = {key.lower(): value for key, value in incoming.headers.items()}
+    headers = header_map(incoming.headers.items())
     return HttpRequest(
         method=incoming.method,
         path=incoming.path,

@@ -43,6 +43,7 @@ _BY_CODE: dict[str, type[CortexError]] = {
         errors.UnsupportedModel,
         errors.UnsupportedLoad,
         errors.RateLimited,
+        errors.BudgetSpent,
         errors.Overloaded,
         errors.InternalError,
         errors.UpstreamError,

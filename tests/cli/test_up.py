@@ -131,6 +131,16 @@ def listed(*ids):
     return {"data": [{"id": model, "loaded": True} for model in ids]}
 
 
+async def test_a_gateway_that_wants_a_key_is_asked_for_its_health(servers):
+    neuron, gateway = servers(), servers()
+    neuron.on("GET", "/health", {"status": "ok"})
+    neuron.on("GET", "/models", {"models": [{"id": "a", "status": "loaded"}]})
+    gateway.on("GET", "/health", {"nodes": {"healthy": 1}})
+    gateway.on("GET", "/v1/models", (401, {"error": {"message": "this needs an API key"}}))
+    endpoints = Endpoints(gateway.url, neuron.url, "tok")
+    assert await until_ready(endpoints, ("a",), start_nothing) == ("a",)
+
+
 @pytest.mark.slow
 async def test_it_is_ready_when_the_gateway_lists_every_model_as_loaded(servers, capsys):
     neuron, gateway = servers(), servers()

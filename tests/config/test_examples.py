@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from cortex.config.accounts import AuthSettings, UsageSettings
 from cortex.config.catalogue import CatalogueEntry, CatalogueFile
 from cortex.config.gateway import (
     EvictionSettings,
@@ -30,6 +31,8 @@ CLASSES = {
         GatewaySettings,
         EvictionSettings,
         ImageSettings,
+        AuthSettings,
+        UsageSettings,
         NeuronNode,
     ),
     "models.toml": (CatalogueFile, CatalogueEntry),
@@ -80,6 +83,7 @@ def test_whoever_copies_an_example_gets_what_the_program_does_by_itself():
     assert config.gateway == default.gateway
     assert config.eviction == default.eviction
     assert config.neurons == default.neurons
+    assert (config.auth, config.usage) == (default.auth, default.usage)
     neuron = load_neuron(EXAMPLES / "neuron.toml", {"HOME": "/h"})
     plain = attrs.evolve(neuron, source=None, default_models=())
     assert plain == load_neuron(None, {"HOME": "/h"})

@@ -1,5 +1,7 @@
 """Files and environment to configurations: precedence, strictness, one clear line per error."""
 
+from typing import get_args
+
 import attrs
 import pytest
 from hypothesis import given
@@ -94,7 +96,13 @@ def test_a_duration_may_be_a_number_or_a_text(write):
     [
         ('[gateway]\nlisen = "127.0.0.1:1"', "gateway.lisen: unknown key (did you mean 'listen'?)"),
         ("[gatway]", "gatway: unknown key (did you mean 'gateway'?)"),
-        ("[zzz]", "zzz: unknown key (known: eviction, gateway, images, models_config, neurons)"),
+        (
+            "[zzz]",
+            (
+                "zzz: unknown key "
+                "(known: auth, eviction, gateway, images, models_config, neurons, usage)"
+            ),
+        ),
         ('[gateway]\n"li sen" = 1', 'gateway."li sen": unknown key'),
         ('source = "x"', "source: unknown key"),
         ("warnings = []", "warnings: unknown key"),
@@ -191,7 +199,10 @@ def test_every_scalar_key_has_a_variable(cls):
     load = load_gateway if cls is GatewayConfig else load_neuron
     examples = {str: "127.0.0.1:7", int: "3", float: "0.5", bool: "true"}
     for name, kind in variables_of(cls, prefix).items():
+        if type(None) in get_args(kind):
+            kind = get_args(kind)[0]
         text = "http://x" if name.endswith("ENDPOINT") else examples.get(kind, "3")
+        text = "batch" if name.endswith("PRIORITY") else text
         if name in ("CORTEX_EVICTION__STRATEGY", "NEURON_TOKEN_FILE", "CORTEX_MODELS_CONFIG"):
             continue  # tested where they are at home
         config = load(None, {name: text})

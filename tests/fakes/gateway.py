@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,6 +17,7 @@ import trio
 from fakes.neuron import FakeNeuron
 from prometheus_client.parser import text_string_to_metric_families
 
+from cortex.config.accounts import AuthSettings, UsageSettings
 from cortex.config.catalogue import Catalogue, CatalogueEntry
 from cortex.config.errors import ConfigError
 from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings
@@ -221,6 +223,9 @@ async def gateway(
     models: tuple[CatalogueEntry, ...] = (),
     aliases: dict[str, str] | None = None,
     fast_lane: bool | None = None,
+    auth: AuthSettings | None = None,
+    usage: UsageSettings | None = None,
+    state_directory: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     async with trio.open_nursery() as nursery:
@@ -234,6 +239,8 @@ async def gateway(
             GatewaySettings(**{**listen, **pace, **settings}),
             EvictionSettings(keep_alive=-1),
             tuple(nodes),
+            auth=auth or AuthSettings(),
+            usage=usage or UsageSettings(),
         )
         stop, ended = trio.Event(), trio.Event()
         files = Files(config, Catalogue(models, aliases or {}))
@@ -244,6 +251,7 @@ async def gateway(
                     config,
                     files.catalogue,
                     stop=stop.wait,
+                    state_directory=state_directory,
                     read_again=files.read,
                     hangup=files.hangup,
                     fast_lane=FAST_LANE if fast_lane is None else fast_lane,

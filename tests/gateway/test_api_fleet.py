@@ -10,11 +10,8 @@ from fakes.neuron import FakeNeuron
 
 from cortex import __version__
 from cortex.config.catalogue import CatalogueEntry
-from cortex.errors import Forbidden
 from cortex.gateway import app
-from cortex.gateway.api.fleet import _local_only
 from cortex.gateway.events import EventLog
-from cortex.service.http import HttpRequest
 
 ENTRY = CatalogueEntry("org/model.v1", vram_mb=1000)
 
@@ -225,21 +222,3 @@ async def test_a_page_that_rebinds_its_name_is_refused(served, host, method):
     )
     assert answer.startswith(b"HTTP/1.1 403")
     assert neuron.counts["/models/load"] == 0
-
-
-def from_peer(peer: str | None, host: str) -> HttpRequest:
-    return HttpRequest("GET", "/fleet", {"host": host}, b"", {}, "req_1", peer)
-
-
-@pytest.mark.parametrize("peer", ["127.0.0.1", "127.1.2.3", "::1"])
-@pytest.mark.parametrize(
-    "host", ["localhost", "localhost:31313", "127.0.0.1:1", "[::1]:31313", "[::1]", "LocalHost:1"]
-)
-async def test_this_machine_may_ask(peer, host):
-    _local_only(from_peer(peer, host))
-
-
-@pytest.mark.parametrize("peer", ["10.0.0.5", "192.168.1.1", "::2", None, "", "localhost", "x"])
-async def test_no_other_machine_may_ask(peer):
-    with pytest.raises(Forbidden):
-        _local_only(from_peer(peer, "localhost:31313"))

@@ -25,6 +25,7 @@ from cortex.errors import (
     UpstreamError,
 )
 from cortex.gateway.app import make_core
+from cortex.gateway.auth.caller import Caller
 from cortex.gateway.breaker import FAILURES
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.encoder import PassThrough
@@ -445,3 +446,33 @@ async def test_a_client_that_leaves_releases_lease_and_connection():
         assert b.held() == 0
         assert b.upstream.idle_connections == 0
         assert b.requests() == {"499": 1}
+
+
+# The queue
+
+
+async def test_a_callers_priority_is_its_place_in_the_queue():
+    neuron, leave, served = holding("a"), trio.Event(), []
+    neuron.model_loads = [{"id": "m", "max_in_flight": 1, "max_queue_depth": 0}]
+
+    def answer(asked):
+        served.append(asked.headers["x-cortex-caller"])
+        return Reply(frames=[leave, b'{"choices": []}'])
+
+    neuron.scripts[PATH] = answer
+    async with bench(neuron) as b, trio.open_nursery() as nursery:
+
+        async def ask(name: str, priority: str) -> None:
+            request = b.request()
+            request.caller = Caller(name, name, priority=priority)
+            await b.core.unary(request, Job("openai-chat", "m", PATH, chat(), stream=False))
+
+        await b.plane.seen(lambda fleet: fleet.node("a").health.models != ())
+        for waiting, (name, priority) in enumerate(
+            [("first", "batch"), ("patient", "batch"), ("hasty", "interactive"), ("other", "batch")]
+        ):
+            nursery.start_soon(ask, name, priority)
+            while not served or b.core.room.waiting("m") < waiting:
+                await trio.sleep(0.01)
+        leave.set()
+    assert served == ["first", "hasty", "patient", "other"]

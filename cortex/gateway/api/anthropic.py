@@ -99,6 +99,7 @@ class AnthropicApi:
         return Answer(json.dumps(message(events, writer, model=conversation.model)))
 
     async def _count(self, request: HttpRequest, conversation: Conversation) -> Answer:
+        self.core.permit(request, conversation.model)
         body = tokenize_body(conversation, conversation.model)
         count = await self.counter.count(conversation.model, body)
         return Answer(json.dumps({"input_tokens": count}))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 import attrs
 
 from cortex import __version__
-from cortex.errors import BadRequest, Forbidden, ModelNotFound, clip
+from cortex.errors import BadRequest, ModelNotFound, clip
 from cortex.gateway import models_view
 from cortex.gateway.api.models import list_models, one_model
 from cortex.gateway.catalogue import ModelNames
@@ -27,8 +25,6 @@ from cortex.wire import json, limits
 from cortex.wire.converter import structure
 
 log = logs.get("gateway.fleet")
-
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @attrs.frozen
@@ -96,17 +92,14 @@ class FleetApi:
         return one_model(self.names, self.fleet, request)
 
     async def nodes(self, request: HttpRequest) -> Answer:
-        _local_only(request)
         return Answer(json.dumps(self.view.body()))
 
     async def follow(self, request: HttpRequest) -> StreamAnswer:
-        _local_only(request)
         return EventStream(self.events, self.view.body).answer(request, self.pace())
 
     async def reload(self, request: HttpRequest) -> Answer:
         """Read the configuration again and put it in force; ``?dry_run=true`` only says what that
         would change."""
-        _local_only(request)
         word = request.query.get("dry_run", "false")
         if word not in ("true", "false"):
             raise BadRequest("must be true or false", param="dry_run")
@@ -116,7 +109,6 @@ class FleetApi:
         return Answer(json.dumps({"status": status, "plan": plan.body()}))
 
     async def load(self, request: HttpRequest) -> Answer:
-        _local_only(request)
         asked = structure(json.load_object(request.body), FleetLoad)
         if not asked.wait:
             self.router.start_load(asked.model, asked.node)
@@ -125,14 +117,12 @@ class FleetApi:
         return Answer(json.dumps({"status": "loaded", "node": node}))
 
     async def unload(self, request: HttpRequest) -> Answer:
-        _local_only(request)
         asked = structure(json.load_object(request.body), FleetModel)
         nodes = await self.router.unload(asked.model, asked.node)
         return Answer(json.dumps({"status": "unloaded", "nodes": list(nodes)}))
 
     async def pin(self, request: HttpRequest) -> Answer:
         """Keep a model where it is, or on every node it will be on. It is not loaded by that."""
-        _local_only(request)
         asked = structure(json.load_object(request.body), FleetModel)
         model = self.names.resolve(asked.model).model
         nodes = [node.name for node in self.fleet.nodes()]
@@ -145,7 +135,6 @@ class FleetApi:
 
     async def unpin(self, request: HttpRequest) -> Answer:
         """Take back pins, also of a model or on a node that is not there any more."""
-        _local_only(request)
         asked = structure(json.load_object(request.body), FleetModel)
         model = self.names.catalogue.aliases.get(asked.model, asked.model)
         taken = self.pins.unpin(model, asked.node)
@@ -154,21 +143,3 @@ class FleetApi:
         log.info("unpinned", model=clip(model), pins=len(taken))
         nodes = [pin.node for pin in taken if pin.node is not None]
         return Answer(json.dumps({"status": "unpinned", "model": model, "nodes": nodes}))
-
-
-def _local_only(request: HttpRequest) -> None:
-    """Admin routes answer loopback peers, and no page that a browser was led to by a name of its
-    own choosing (DNS rebinding): the Host must be a loopback name too."""
-    try:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    except ValueError:
-        host = None
-    if not _loopback(request.peer) or host not in LOOPBACK_HOSTS:
-        raise Forbidden("fleet routes answer requests from this machine only")
-
-
-def _loopback(peer: str | None) -> bool:
-    try:
-        return peer is not None and ipaddress.ip_address(peer).is_loopback
-    except ValueError:
-        return False

@@ -90,6 +90,7 @@ class ResponsesApi:
     async def count(self, request: HttpRequest) -> Answer:
         with self.core.reading(request, DIALECT):
             conversation = read_count(json.load_object(request.body))
+        self.core.permit(request, conversation.model)
         body = tokenize_body(conversation, conversation.model)
         count = await self.counter.count(conversation.model, body)
         return Answer(json.dumps({"object": "response.input_tokens", "input_tokens": count}))

@@ -1,0 +1,97 @@
+"""At the door: who asks, and whether they may reach the route. Runs before a body is read."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from urllib.parse import urlsplit
+
+import attrs
+
+from cortex.config.values import is_loopback
+from cortex.errors import Forbidden, Unauthorized
+from cortex.gateway.auth import secret
+from cortex.gateway.auth.caller import ADMIN, ANONYMOUS, INFERENCE, PUBLIC, Caller
+from cortex.gateway.auth.keyring import KeyRing
+from cortex.gateway.auth.strangers import Strangers
+from cortex.service.http import HttpRequest, Route
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+READING = frozenset({"GET", "HEAD"})
+
+
+@attrs.frozen(eq=False)
+class Guard:
+    """Lets a request through to its route, with its caller, or raises.
+
+    As long as there has never been a key, whatever clients send as one is not looked at: many
+    cannot be told to send none.
+    """
+
+    ring: KeyRing
+    strangers: Strangers
+    listen: str  # the API's address
+
+    def __call__(self, request: HttpRequest, route: Route) -> None:
+        """`Unauthorized` without a valid key where one is needed; `Forbidden` with one that lacks
+        the route's scope, and for strangers at admin routes nobody has a key for."""
+        if route.scope == PUBLIC:
+            request.caller = ANONYMOUS
+            return
+        began = time.perf_counter()
+        caller = self._recognise(request)
+        if route.scope == ADMIN:
+            self._admit_admin(request, caller)
+        elif caller is None:
+            self._admit_anonymous()
+        elif INFERENCE not in caller.scopes and not (
+            ADMIN in caller.scopes and request.method in READING
+        ):
+            raise Forbidden("this API key may not be used for inference")
+        request.caller = caller or self.strangers.caller
+        request.guarded = time.perf_counter() - began
+
+    def _recognise(self, request: HttpRequest) -> Caller | None:
+        if not self.ring.has_keys:
+            return None
+        key = secret.presented(request.headers)
+        return None if key is None else self.ring.find(key)
+
+    def _admit_anonymous(self) -> None:
+        allowed = self.strangers.welcome
+        if allowed is None:
+            allowed = not self.ring.has_keys and is_loopback(self.listen)
+        if not allowed and self.ring.has_keys:
+            raise Unauthorized("this needs an API key, as a bearer or as x-api-key")
+        if not allowed:
+            raise Unauthorized(
+                "this gateway has no API keys yet, and serves nobody without one: its operator "
+                "adds one with 'cortex keys add', or sets auth.anonymous"
+            )
+
+    def _admit_admin(self, request: HttpRequest, caller: Caller | None) -> None:
+        if caller is not None:
+            if ADMIN not in caller.scopes:
+                raise Forbidden("this API key may not be used for the fleet's administration")
+        elif self.ring.has_admin:
+            raise Unauthorized("fleet routes need an API key with the scope admin")
+        else:
+            _local_only(request)
+
+
+def _local_only(request: HttpRequest) -> None:
+    """Admin routes answer loopback peers, and no page that a browser was led to by a name of its
+    own choosing (DNS rebinding): the Host must be a loopback name too."""
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        host = None
+    if not _loopback(request.peer) or host not in LOOPBACK_HOSTS:
+        raise Forbidden("fleet routes answer requests from this machine only")
+
+
+def _loopback(peer: str | None) -> bool:
+    try:
+        return peer is not None and ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False
