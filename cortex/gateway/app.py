@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -29,6 +30,7 @@ from cortex.gateway.control import open_control
 from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
 from cortex.gateway.events import EventLog
+from cortex.gateway.exchange import UNKNOWN
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.fleet_view import FleetView
 from cortex.gateway.image_fetch import open_fetcher
@@ -227,7 +229,7 @@ async def run(
                 settings.max_body_mb << 20,
                 settings.strict_anthropic_version,
                 accounts,
-                accounts.guard(settings.listen),
+                accounts.guard(settings.listen, partial(recorder.error, UNKNOWN, UNKNOWN)),
             )
             nursery.start_soon(fleet_changes.watch, fleet, events, name="fleet events")
             await nursery.start(poller.run, name="poller")

@@ -68,9 +68,10 @@ class Accounts:
     strangers: Strangers = attrs.field(factory=Strangers)
     ledger: Ledger | None = None
 
-    def guard(self, listen: str) -> Guard:
-        """The guard of the API that is bound to *listen*."""
-        return Guard(self.ring, self.strangers, listen)
+    def guard(self, listen: str, refused: Callable[[str], None]) -> Guard:
+        """The guard of the API that is bound to *listen*; *refused* gets the code of each refusal,
+        to be counted."""
+        return Guard(self.ring, self.strangers, listen, refused)
 
     def charge(self, caller: Caller | None) -> Charge:
         return Charge(self, caller or self.strangers.caller)
@@ -118,7 +119,11 @@ def open_accounts(
             store = KeyStore(connection, clock)
             ledger = _open_ledger(stack, directory, kept, registry, clock)
         spent = nothing_spent if connection is None else partial(usage.tokens_since, connection)
-        ring = KeyRing(store, clock)
+        try:
+            ring = KeyRing(store, clock)
+        except (sqlite3.Error, ValueError) as exc:
+            place = directory and directory / database.NAME
+            raise database.DatabaseError(f"{place}: the keys in it cannot be read: {exc}") from exc
         accounts = Accounts(ring, Limiter(spent, wall=clock), ledger=ledger)
         accounts.retune(auth, kept)
         yield accounts
@@ -132,7 +137,7 @@ def has_keys(directory: Path) -> bool:
             return False
         with closing(connection):
             return bool(KeyStore(connection).all())
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, ValueError) as exc:
         raise database.DatabaseError(f"{directory / database.NAME}: {exc}") from exc
 
 
@@ -152,7 +157,7 @@ def _connect(directory: Path | None) -> sqlite3.Connection | None:
     try:
         return database.connect(directory)
     except database.DatabaseError as exc:
-        if (directory / database.NAME).exists():
+        if database.exists(directory):
             raise
         log.warning("there can be no keys, and usage is not kept", reason=str(exc))
         return None

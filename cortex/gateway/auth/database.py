@@ -72,7 +72,7 @@ def connect(directory: Path) -> sqlite3.Connection:
 def connect_to_read(directory: Path) -> sqlite3.Connection | None:
     """The database in *directory*, for reading; None where there is none."""
     path = directory / NAME
-    if not path.exists():
+    if not exists(directory):
         return None
     try:
         connection = sqlite3.connect(
@@ -90,6 +90,18 @@ def connect_to_read(directory: Path) -> sqlite3.Connection | None:
         raise
     connection.close()
     return None
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is a database in *directory*. `DatabaseError` when that cannot be told."""
+    path = directory / NAME
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise DatabaseError(f"{path}: {_reason(exc)}") from exc
+    return True
 
 
 def _create(path: Path) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import attrs
 
 from cortex.config.values import is_loopback
-from cortex.errors import Forbidden, Unauthorized
+from cortex.errors import CortexError, Forbidden, Unauthorized
 from cortex.gateway.auth import secret
 from cortex.gateway.auth.caller import ADMIN, ANONYMOUS, INFERENCE, PUBLIC, Caller
 from cortex.gateway.auth.keyring import KeyRing
 from cortex.gateway.auth.strangers import Strangers
+from cortex.service import logs
 from cortex.service.http import HttpRequest, Route
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 READING = frozenset({"GET", "HEAD"})
+
+log = logs.get("gateway.auth")
 
 
 @attrs.frozen(eq=False)
@@ -31,6 +35,7 @@ class Guard:
     ring: KeyRing
     strangers: Strangers
     listen: str  # the API's address
+    refused: Callable[[str], None]  # with the code of each refusal
 
     def __call__(self, request: HttpRequest, route: Route) -> None:
         """`Unauthorized` without a valid key where one is needed; `Forbidden` with one that lacks
@@ -39,6 +44,16 @@ class Guard:
             request.caller = ANONYMOUS
             return
         began = time.perf_counter()
+        try:
+            request.caller = self._admit(request, route) or self.strangers.caller
+        except CortexError as error:
+            self.refused(error.error_code or "error")
+            log.info("refused", path=route.path, peer=request.peer, reason=error.message)
+            raise
+        request.guarded = time.perf_counter() - began
+
+    def _admit(self, request: HttpRequest, route: Route) -> Caller | None:
+        """Whom the request comes from; None for a caller without a key, who may come in."""
         caller = self._recognise(request)
         if route.scope == ADMIN:
             self._admit_admin(request, caller)
@@ -48,8 +63,7 @@ class Guard:
             ADMIN in caller.scopes and request.method in READING
         ):
             raise Forbidden("this API key may not be used for inference")
-        request.caller = caller or self.strangers.caller
-        request.guarded = time.perf_counter() - began
+        return caller
 
     def _recognise(self, request: HttpRequest) -> Caller | None:
         if not self.ring.has_keys:

@@ -69,7 +69,7 @@ class KeyRing:
                     self._load(self._store)
                     changed()
                 trouble = False
-            except sqlite3.Error as exc:
+            except (sqlite3.Error, ValueError) as exc:
                 self._data = self._version = -1  # look again, whatever was done of it
                 if not trouble:
                     log.error("keys cannot be read; those last seen hold", exc=exc)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import attrs
 import pytest
 from fakes.accounts import add_key, revoke_key
@@ -37,6 +39,7 @@ class Door:
     guard: Guard
     inference: str = ""
     admin: str = ""
+    refusals: list[str] = attrs.field(factory=list)
 
 
 @pytest.fixture
@@ -50,7 +53,9 @@ def door(tmp_path):
             revoke_key(tmp_path, scope)
         connections.append(database.connect(tmp_path))
         ring = KeyRing(KeyStore(connections[-1]))
-        return Door(Guard(ring, Strangers(anonymous), listen), **keys)
+        refusals: list[str] = []
+        guard = Guard(ring, Strangers(anonymous), listen, refusals.append)
+        return Door(guard, **keys, refusals=refusals)
 
     yield make
     for connection in connections:
@@ -126,6 +131,17 @@ def test_the_last_keys_end_does_not_open_the_door(door):
     for key in (None, its.inference):
         with pytest.raises(Unauthorized):
             its.guard(asked(key), route("inference"))
+
+
+def test_each_refusal_is_counted_and_logged(door, caplog):
+    caplog.set_level(logging.INFO, logger="cortex")
+    its = door("inference")
+    for key, scope in ((None, "inference"), ("wrong", "inference"), (its.inference, "admin")):
+        with pytest.raises((Unauthorized, Forbidden)):
+            its.guard(asked(key), route(scope))
+    its.guard(asked(its.inference), route("inference"))
+    assert its.refusals == ["invalid_api_key", "invalid_api_key", "permission_error"]
+    assert [record.message for record in caplog.records] == ["refused"] * 3
 
 
 # Scopes

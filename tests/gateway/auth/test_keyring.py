@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
+from functools import partial
 
 import pytest
 import trio
 from fakes.accounts import add_key, revoke_key
+from prometheus_client import CollectorRegistry
 
+from cortex.config.accounts import AuthSettings, UsageSettings
 from cortex.errors import Unauthorized
 from cortex.gateway.auth import database
+from cortex.gateway.auth.accounts import has_keys, open_accounts
 from cortex.gateway.auth.keyring import KeyRing
 from cortex.gateway.auth.keys import KeyStore
 
@@ -90,6 +95,30 @@ async def test_other_writes_to_the_database_are_no_change(tmp_path, connection, 
         await trio.sleep(3)
         assert changes == []
         nursery.cancel_scope.cancel()
+
+
+def test_keys_that_make_no_sense_end_the_start(tmp_path, connection):
+    add_key(tmp_path, "a")
+    connection.execute("UPDATE keys SET priority = 'urgent'")
+    connection.execute("PRAGMA wal_checkpoint")
+    for reading in (has_keys, partial(opened, tmp_path)):
+        with pytest.raises(database.DatabaseError, match=r"accounts\.db"):
+            reading(tmp_path)
+
+
+def opened(directory, _) -> None:
+    with open_accounts(directory, AuthSettings(), UsageSettings(), CollectorRegistry()):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_directory_that_may_not_be_read_is_no_empty_one(tmp_path):
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(database.DatabaseError):
+            has_keys(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
 
 
 async def test_while_the_database_fails_the_keys_last_seen_hold(
