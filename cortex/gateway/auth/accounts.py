@@ -90,11 +90,11 @@ class Accounts:
 
     async def run(self) -> None:
         """Follow the database and write the ledger, until cancelled."""
-        if self.ledger is None:
-            return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.ring.run, self.refresh, name="keys")
-            nursery.start_soon(self.ledger.run, name="usage ledger")
+            if self.ring.stored:
+                nursery.start_soon(self.ring.run, self.refresh, name="keys")
+            if self.ledger is not None:
+                nursery.start_soon(self.ledger.run, name="usage ledger")
 
 
 @contextmanager

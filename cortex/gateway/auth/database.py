@@ -123,6 +123,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # A commit survives the process; the last ones may be lost with the machine's power.
     connection.execute("PRAGMA synchronous = NORMAL")
+    if _check_version(connection) == VERSION:
+        return  # without waiting for whoever writes
     connection.execute("BEGIN IMMEDIATE")
     try:
         _check_version(connection)

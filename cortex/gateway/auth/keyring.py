@@ -45,6 +45,11 @@ class KeyRing:
             self._load(store)
 
     @property
+    def stored(self) -> bool:
+        """Whether there is a database to follow."""
+        return self._store is not None
+
+    @property
     def keys(self) -> tuple[Key, ...]:
         """Those that were not revoked."""
         return self._keys
