@@ -29,9 +29,24 @@ _FRAMING = "tests/hostile/test_framing.py::"
 _FETCH = "tests/gateway/test_image_fetch.py::"
 _RELAY = "tests/gateway/test_relay.py::"
 _BODIES = "tests/hostile/test_bodies.py::"
+_KEYS = "tests/gateway/auth/test_accounts.py::"
+_QUEUE = "tests/gateway/test_queue.py::"
 
 # id -> the tests, where they are in other folders.
 ELSEWHERE = {
+    "AB28": _KEYS + "test_each_header_form_is_read_in_each_dialect",
+    "BAD30": f"{_QUEUE}test_a_full_line_makes_room_for_a_key_that_has_less_of_it "
+    f"{_QUEUE}test_one_keys_crowd_delays_another_keys_request_by_one_turn",
+    "BAD42": f"{_KEYS}test_each_header_form_is_read_in_each_dialect "
+    f"{_KEYS}test_a_key_in_the_query_is_none "
+    f"{_KEYS}test_two_credentials_of_one_kind_are_none "
+    f"{_KEYS}test_keys_are_in_no_log_no_metric_and_no_request_to_a_neuron",
+    "BAD44": _KEYS + "test_an_inference_key_opens_no_admin_route",
+    "CV32": _KEYS + "test_each_header_form_is_read_in_each_dialect",
+    "CV33": f"{_KEYS}test_each_header_form_is_read_in_each_dialect "
+    "tests/gateway/auth/test_keyring.py::"
+    "test_a_key_is_looked_up_by_its_hash_and_never_compared",
+    "CV34": _KEYS + "test_a_key_may_use_the_models_on_its_list_only",
     "AB13": _CHAT + "test_a_limit_beyond_the_context_is_cut_or_refused_as_asked",
     "AS08": _RELAY + "test_silence_of_a_message_is_message_start_and_then_pings",
     "AS10": _ANTHROPIC + "test_a_client_that_leaves_mid_stream_frees_the_neuron",
@@ -54,7 +69,8 @@ ELSEWHERE = {
     f"{_OPENAI}test_a_client_that_leaves_in_prefill_frees_the_neuron "
     f"{_OPENAI}test_a_client_that_leaves_the_queue_gives_its_place_up "
     f"{_OPENAI}test_a_client_that_leaves_before_a_plain_answer_frees_the_neuron",
-    "BAD43": _CHAT + "test_a_second_long_prompt_is_cached_for_its_own_tenant_alone",
+    "BAD43": f"{_CHAT}test_a_second_long_prompt_is_cached_for_its_own_tenant_alone "
+    f"{_KEYS}test_neurons_are_told_the_caller_and_never_what_clients_say_they_are",
     "BAD45": "tests/system/test_faults.py::"
     "test_a_neuron_killed_mid_stream_is_an_error_event_and_no_finish "
     "tests/neuron/test_device_fault.py::test_a_fault_under_load_leaves_no_request_without_an_answer",
@@ -84,20 +100,12 @@ ELSEWHERE = {
     "test_the_defaults_of_common_clients_are_taken",
 }
 
-_KEYS = "needs keys: tested with them"
 _SERVER = "of the server, not of a dialect: tested with it"
 _OTHER_CLIENT = "runs another project's code, which no test here downloads"
 _RESPONSES = "a Responses client: in the file of that dialect"
 
 # id -> why there is no test of that name.
 LEFT_OUT = {
-    "AB28": _KEYS,
-    "BAD30": "of the queue between keys: tested with it",
-    "BAD42": _KEYS,
-    "BAD44": _KEYS,
-    "CV32": _KEYS,
-    "CV33": _KEYS,
-    "CV34": _KEYS,
     "BAD31": _SERVER,
     "BAD47": "clock jumps, full disks and missing descriptors cannot be made in a test's process",
     "CB24": "no model of this engine sees yet",
