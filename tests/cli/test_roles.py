@@ -3,9 +3,12 @@
 import sys
 
 import pytest
+from fakes.accounts import add_key
 
-from cortex.cli.roles import LEVELS, _address
+from cortex.cli.roles import LEVELS, _address, _warn_of_strangers
+from cortex.config.accounts import AuthSettings
 from cortex.config.errors import Invalid
+from cortex.config.gateway import GatewayConfig, GatewaySettings
 
 
 @pytest.fixture
@@ -44,6 +47,40 @@ def test_pins_that_make_no_sense_end_with_2(invoke, tmp_path):
     result = invoke("gateway", env={"STATE_DIRECTORY": str(tmp_path)})
     assert result.exit_code == 2
     assert result.stderr.startswith(f"cortex: {path}: is no list of pins")
+
+
+def test_keys_that_cannot_be_read_end_with_2(invoke, tmp_path):
+    path = tmp_path / "accounts.db"
+    path.write_bytes(b"x" * 4096)
+    result = invoke("gateway", env={"STATE_DIRECTORY": str(tmp_path)})
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"cortex: {path}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "anonymous", "keyed", "warning"),
+    [
+        ("127.0.0.1:1", None, False, None),
+        ("127.0.0.1:1", True, True, None),
+        ("0.0.0.0:1", None, True, None),
+        ("0.0.0.0:1", False, True, None),
+        ("0.0.0.0:1", None, False, "serves nobody until it has"),
+        ("0.0.0.0:1", False, False, "serves nobody until it has"),
+        ("0.0.0.0:1", True, False, "everyone who reaches the API may use it"),
+        ("0.0.0.0:1", True, True, "everyone who reaches the API may use it"),
+    ],
+)
+def test_an_api_that_others_reach_says_who_may_use_it(
+    tmp_path, caplog, listen, anonymous, keyed, warning
+):
+    if keyed:
+        add_key(tmp_path, "laptop")
+    config = GatewayConfig(GatewaySettings(listen=listen), auth=AuthSettings(anonymous=anonymous))
+    _warn_of_strangers(config, tmp_path)
+    said = [record.message for record in caplog.records]
+    assert len(said) == (warning is not None)
+    assert warning is None or warning in said[0]
 
 
 @pytest.mark.parametrize(
