@@ -71,7 +71,8 @@ def test_the_gateway_command_explains_itself_without_what_a_neuron_needs() -> No
 def test_the_gateway_serves_without_what_a_neuron_needs(tmp_path: Path) -> None:
     config = write_gateway_config(tmp_path)
     command = python(RUN_MAIN, "gateway", "--config", str(config))
-    with RoleProcess(command, environment(), tmp_path) as gateway:
+    ours = {**environment(), "STATE_DIRECTORY": str(tmp_path)}
+    with RoleProcess(command, ours, tmp_path) as gateway:
         url = gateway.url_when_listening(seconds=30)
         assert get_json(f"{url}/health")["status"]
         assert gateway.terminate(seconds=20) == 0

@@ -64,7 +64,8 @@ def command(archive: Path, *arguments: str) -> list[str]:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "SHIV_ROOT": str(cache), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+    own = {"SHIV_ROOT": str(cache), "STATE_DIRECTORY": f"{cache}-state"}
+    return {**os.environ, **own, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 
 
 def finished(archive: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
