@@ -21,6 +21,7 @@ from cortex.wire import neuron as wire
 
 POLL_SECONDS = 8.0  # for one look; each read has a shorter bound of its own
 FIRST_LOOK_SECONDS = 1.0  # a neuron that is down must not keep the gateway from listening
+LOADING_PACE = 2  # looks at a node that loads a model, for each at another one
 BACK_OFF_CEILING = 15.0  # a neuron that restarts should be back soon after it listens
 
 log = logs.get("gateway.poller")
@@ -160,9 +161,14 @@ class Poller:
                 watcher.described = spell
 
     def _cadence_of(self, neuron: NeuronNode) -> Cadence:
-        if neuron.poll_seconds is None:
+        """Quicker while something is being loaded there: somebody watches how far it is."""
+        interval = neuron.poll_seconds or self._cadence.interval
+        models = self._fleet.node(neuron.name).models
+        if any(model.status == wire.LOADING for model in models):
+            interval /= LOADING_PACE
+        if interval == self._cadence.interval:
             return self._cadence
-        return attrs.evolve(self._cadence, interval=neuron.poll_seconds)
+        return attrs.evolve(self._cadence, interval=interval)
 
     def _current(self, watcher: _Watcher) -> bool:
         """Whether what *watcher* sees is still the node's; it may have moved since."""

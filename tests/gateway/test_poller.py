@@ -56,6 +56,24 @@ async def test_another_interval_holds_from_the_next_pause_on(patient_clock):
         assert neuron.counts["/health"] == before + 1
 
 
+async def test_a_node_that_loads_a_model_is_asked_more_often(patient_clock):
+    neuron = FakeNeuron("a")
+    async with control_plane(neuron) as plane:
+        await trio.sleep(10)
+        idle = neuron.counts["/health"]
+        neuron.hold("m", "loading")
+        await plane.seen(lambda fleet: fleet.node("a").model("m") is not None)
+        before = neuron.counts["/health"]
+        await trio.sleep(10)
+        assert idle <= 7
+        assert neuron.counts["/health"] - before >= 9
+        neuron.hold("m")
+        await plane.seen(lambda fleet: fleet.node("a").model("m").status == "loaded")
+        before = neuron.counts["/health"]
+        await trio.sleep(10)
+        assert neuron.counts["/health"] - before <= 7
+
+
 async def test_what_a_node_is_is_asked_once_a_spell(patient_clock):
     neuron = FakeNeuron("a")
     async with control_plane(neuron) as plane:
