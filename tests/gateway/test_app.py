@@ -217,7 +217,8 @@ async def loading_stream(path: str, body: dict) -> bytes:
             gateway(neuron, models=(ENTRY,), **pace) as served,
             served.stream(asked, path) as reading,
         ):
-            await reading.some()
+            while "cold" not in neuron.models:
+                await reading.some()  # keep-alives
             progress = {"stage": "weights", "bytes_done": 42, "bytes_total": 100}
             neuron.models["cold"]["progress"] = {**progress, "eta_seconds": 12.3}
             async with served.events() as events:
