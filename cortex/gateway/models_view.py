@@ -14,7 +14,7 @@ from cortex.config.catalogue import CatalogueEntry
 from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.fleet import Fleet, NodeSnapshot, Replica
 from cortex.gateway.fleet_changes import progress_of
-from cortex.gateway.placement import feasible_on
+from cortex.gateway.placement import feasible_on, may_serve
 from cortex.wire import neuron as wire
 
 OWNER = "cortex"
@@ -77,7 +77,7 @@ def _impaired(node: NodeSnapshot) -> bool:
 def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:
     """The superset that OpenAI's, Anthropic's and the LiteLLM family of clients all parse."""
     entry = names.catalogue.models.get(model_id)
-    replicas = fleet.replicas(model_id)
+    replicas = [each for each in fleet.replicas(model_id) if may_serve(entry, each.node)]
     alive = [replica for replica in replicas if replica.node.healthy]
     status = _status(alive)
     limit = _limit(entry, alive)
@@ -97,7 +97,7 @@ def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:
         loaded=status == wire.LOADED,
         status=status,
         loading=_loading(alive),
-        feasible_on=list(feasible_on(entry, fleet.nodes())) if entry is not None else None,
+        feasible_on=_feasible_on(entry, fleet, replicas) if entry is not None else None,
         locations=[_location(entry, replica) for replica in replicas],
         capabilities=_capabilities(entry, alive),
         limit=limit or None,
@@ -106,6 +106,12 @@ def _entry(names: ModelNames, fleet: Fleet, shown: str, model_id: str) -> Json:
         reasoning=_any(replica.model.reasoning for replica in alive),
     )
     return body | _flat_limits(limit)
+
+
+def _feasible_on(entry: CatalogueEntry, fleet: Fleet, replicas: Iterable[Replica]) -> list[str]:
+    """Nodes that could hold the model, and servers of another make that have it."""
+    elsewhere = [each.node.name for each in replicas if not each.node.lifecycle]
+    return [*feasible_on(entry, fleet.nodes()), *elsewhere]
 
 
 def _status(alive: Iterable[Replica]) -> str:

@@ -338,6 +338,19 @@ async def test_it_is_listed_with_what_is_known_of_it():
         assert (node["healthy"], node["kind"], node["circuit"]) == (True, "openai", "closed")
 
 
+async def test_a_catalogues_model_is_listed_where_it_may_be_served():
+    there, ours = server("f"), FakeNeuron("g")
+    there.settings["models"] = {"m": "org/theirs", "n": "org/theirs"}
+    models = (CatalogueEntry("m", pinned_on=("f",)), CatalogueEntry("n", pinned_on=("g",)))
+    async with gateway(there, ours, models=models) as g:
+        bound = (await g.client.get("/v1/models/m")).json()
+        assert (bound["status"], bound["feasible_on"]) == ("loaded", ["f"])
+        assert [each["node"] for each in bound["locations"]] == ["f"]
+        other = (await g.client.get("/v1/models/n")).json()
+        assert (other["status"], other["feasible_on"]) == ("unloaded", ["g"])
+        assert other["locations"] == []
+
+
 async def test_a_server_without_a_list_serves_what_is_configured(patient_clock):
     there = server()
     there.scripts["/v1/models"] = lambda asked: refused(404, "no such route")
