@@ -241,6 +241,10 @@ class Fleet:
         self._used(name, model.id)
         self._mark(name, model.id, model)
 
+    def settled(self, name: str, model_id: str) -> bool:
+        """Whether a poll that was asked since has shown what the gateway last did to the model."""
+        return (name, model_id) not in self._marks
+
     def unloading(self, name: str, model_id: str) -> None:
         """The neuron is about to be told to unload the model."""
         model = self.node(name).model(model_id)

@@ -201,13 +201,12 @@ class Router:
         """As `not_loaded`; returns once the neuron has been looked at again, or has had time to be.
         At once where another replica may take the request."""
         self.not_loaded(lease)
-        asked_at = trio.current_time()
         with trio.move_on_after(LOOK_AGAIN_SECONDS):
             while True:
                 ready = [each for each in self._fleet.replicas(lease.model) if each.servable]
-                node = self._fleet.node(lease.node)
-                seen = node.polled_at is not None and node.polled_at > asked_at
-                if seen or not node.healthy or any(each.node.serving for each in ready):
+                seen = self._fleet.settled(lease.node, lease.model)
+                away = not self._fleet.node(lease.node).healthy
+                if seen or away or any(each.node.serving for each in ready):
                     return
                 await self._fleet.wait_changed()
 

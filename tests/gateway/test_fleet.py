@@ -132,6 +132,17 @@ def test_what_the_gateway_did_outranks_a_poll_asked_before(fleet):
     assert statuses(fleet) == {"a": "loaded"}
 
 
+def test_what_the_gateway_did_is_settled_by_a_poll_asked_since(fleet):
+    fleet.polled("a", [LOADED], health(), asked_at=1)
+    assert fleet.settled("a", "m")
+    fleet.gone("a", "m")
+    assert not fleet.settled("a", "m")
+    fleet.polled("a", [LOADED], health(2), asked_at=60)
+    assert not fleet.settled("a", "m")
+    fleet.polled("a", [LOADED], health(3), asked_at=600)
+    assert fleet.settled("a", "m")
+
+
 def test_a_restart_begins_a_new_spell_and_forgets_endpoints(fleet):
     fleet.polled("a", [LOADED], health(10), asked_at=1)
     fleet.remember_endpoint("a", "m", "http://a:9")
