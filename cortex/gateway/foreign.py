@@ -258,6 +258,8 @@ def refusal(node: str, status: int, told: CortexError) -> CortexError:
 
 
 def _said(cls: type[CortexError], told: CortexError, message: str, **extras: Any) -> CortexError:
+    if "loading" in told.extras:  # another gateway says how far a load is
+        extras["loading"] = told.extras["loading"]
     return cls(
         message,
         param=told.param,

@@ -211,6 +211,12 @@ def test_a_rate_limit_says_when_to_come_back():
     assert told(429, "slow down").retry_after == 7
 
 
+def test_how_far_a_load_is_passes_from_another_gateway_and_nothing_else_does():
+    error = told(503, "loading", code="service_unavailable", loading={"stage": "weights"}, x=1)
+    assert type(error) is errors.ModelLoading
+    assert error.extras == {"loading": {"stage": "weights"}}
+
+
 @pytest.mark.parametrize(
     ("status", "message", "more", "prompt", "context"),
     [

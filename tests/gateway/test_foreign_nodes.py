@@ -459,6 +459,22 @@ async def test_a_reload_takes_in_what_is_said_of_it_and_drains_nothing_there():
         assert {asked.path for asked in there.requests} == {"/v1/models", CHAT}
 
 
+async def test_another_gateway_is_such_a_server_and_loads_by_itself():
+    neuron = FakeNeuron("a")
+    async with gateway(neuron, models=(CatalogueEntry("m", vram_mb=1),)) as inner:
+        there = FakeOpenAi("inner", token=None, port=1, secure=inner.api)
+        async with gateway(there) as outer:
+            received = await outer.streamed(message("m", stream=True), MESSAGES)
+            assert payloads(received)[-1] == {"type": "message_stop"}
+            assert neuron.counts["/models/load"] == 1
+            answer = await outer.client.post(CHAT, json=chat("m"))
+            assert answer.json()["choices"][0]["message"]["content"] == "Hello, world"
+            neuron.scripts[CHAT] = lambda asked: error_reply(400, "invalid_value", "no such thing")
+            answer = await outer.client.post(CHAT, json=chat("m"))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+            assert "no such thing" in answer.json()["error"]["message"]
+
+
 # TLS
 
 
