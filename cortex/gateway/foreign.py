@@ -71,6 +71,8 @@ FIELDS: dict[str, frozenset[str]] = {
     "/v1/completions": _SAMPLING | {"prompt", "best_of", "echo", "suffix"},
     "/v1/embeddings": frozenset({"model", "input", "dimensions", "encoding_format", "user"}),
 }
+# The two names of one bound: a server that does not know one of them is sent the other.
+LIMITS = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
 REASONING = ("reasoning_content", "reasoning")  # of a message; some servers refuse them
 # Tokens of thinking up to which an effort is meant; more is "high".
 EFFORTS = ((4096, "low"), (16_384, "medium"))
@@ -205,7 +207,10 @@ def body_for(node: NeuronNode, path: str, body: Mapping[str, Any], model: str) -
     if isinstance(sent.get("messages"), list) and not passed & {EVERYTHING, *REASONING}:
         sent["messages"] = [_without_reasoning(message) for message in sent["messages"]]
     for name in node.drop_fields:
-        sent.pop(name, None)
+        value = sent.pop(name, None)
+        other = LIMITS.get(name)
+        if value is not None and other is not None and other not in node.drop_fields:
+            sent.setdefault(other, value)
     sent["model"] = model
     return sent
 

@@ -130,6 +130,25 @@ def test_a_server_is_sent_what_it_is_said_to_know_and_spared_what_it_does_not():
     assert sent == {"model": "m", "messages": [], "top_k": 5, "min_p": 0.1, "user": "u"}
 
 
+@pytest.mark.parametrize(
+    ("dropped", "sent", "arrives"),
+    [
+        (("max_completion_tokens",), {"max_completion_tokens": 5}, {"max_tokens": 5}),
+        (("max_tokens",), {"max_tokens": 5}, {"max_completion_tokens": 5}),
+        (
+            ("max_tokens",),
+            {"max_tokens": 5, "max_completion_tokens": 6},
+            {"max_completion_tokens": 6},
+        ),
+        (("max_tokens", "max_completion_tokens"), {"max_tokens": 5}, {}),
+    ],
+)
+def test_the_bound_on_an_answer_is_sent_under_the_name_that_is_known(dropped, sent, arrives):
+    body = {"model": "x", "messages": [], **sent}
+    found = foreign.body_for(node(drop_fields=dropped), CHAT, body, "m")
+    assert found == {"model": "m", "messages": [], **arrives}
+
+
 def test_each_route_has_fields_of_its_own():
     body = {"model": "x", "prompt": "p", "echo": True, "messages": [], "reasoning_effort": "low"}
     sent = foreign.body_for(node(), "/v1/completions", body, "m")
