@@ -98,7 +98,8 @@ def base_url(endpoint: str) -> str:
 
 def headers_for(node: NeuronNode) -> dict[str, str]:
     """What goes with each request: its key, and what is configured, which wins."""
-    found = {"user-agent": f"cortex/{__version__}"}
+    # Without accept-encoding a server may choose any.
+    found = {"user-agent": f"cortex/{__version__}", "accept-encoding": "identity"}
     if node.token is not None:
         found["authorization"] = f"Bearer {node.token}"
     return found | {name.lower(): value for name, value in (node.headers or {}).items()}

@@ -30,7 +30,12 @@ def test_an_endpoint_may_end_with_the_version_or_not(endpoint, base):
 
 def test_its_key_and_its_own_headers_go_with_each_request():
     headers = foreign.headers_for(node(token="sk-1", headers={"X-Team": "r", "User-Agent": "me"}))
-    assert headers == {"authorization": "Bearer sk-1", "x-team": "r", "user-agent": "me"}
+    assert headers == {
+        "authorization": "Bearer sk-1",
+        "x-team": "r",
+        "user-agent": "me",
+        "accept-encoding": "identity",
+    }
     assert "authorization" not in foreign.headers_for(node())
 
 
