@@ -136,7 +136,7 @@ class PooledUpstream:
     async def __aenter__(self) -> PooledUpstream:
         self._open = trio.open_nursery()
         nursery = await self._open.__aenter__()
-        nursery.start_soon(self._watch_stalls, name="stalled neurons")
+        nursery.start_soon(self._watch, name="connections to neurons")
         return self
 
     async def __aexit__(
@@ -237,7 +237,7 @@ class PooledUpstream:
         now = trio.current_time()
         while host.idle:
             connection = host.idle.pop()
-            if now - connection.idle_since <= IDLE_SECONDS and connection.quiet():
+            if now - connection.idle_since < IDLE_SECONDS and connection.quiet():
                 return connection
             self._close(host, connection)
         return None
@@ -245,8 +245,8 @@ class PooledUpstream:
     def _keep(self, host: _Host, connection: Connection) -> None:
         idle, now = host.idle, trio.current_time()
         # The last one in is the first one out, so those that a busier time left behind lie at the
-        # other end, and nobody else would ever come for them.
-        while idle and now - idle[0].idle_since > IDLE_SECONDS:
+        # other end, where nobody comes for them.
+        while idle and now - idle[0].idle_since >= IDLE_SECONDS:
             self._close(host, idle.popleft())
         if len(idle) >= MAX_IDLE_PER_HOST or self._watching.cancel_called:
             self._close(host, connection)
@@ -280,21 +280,34 @@ class PooledUpstream:
 
     # Time
 
-    async def _watch_stalls(self) -> None:
-        """Close the connections whose peer has been silent, or taken nothing, for too long. One
-        task for all: a cancel scope for each read would cost 5 us of CPU a token."""
+    async def _watch(self) -> None:
+        """Close the connections whose peer has been silent, or taken nothing, for too long, and
+        those that have been idle for too long. One task for all: a cancel scope for each read would
+        cost 5 us of CPU a token."""
         with self._watching:
             while True:
                 if not self._answers:
                     self._busy = trio.Event()
-                    await self._busy.wait()
+                    with trio.move_on_after(IDLE_SECONDS if self._hosts else inf):
+                        await self._busy.wait()
                 now = trio.current_time()
+                self._drop_idle(now)
                 for answer in self._answers:
                     if now - answer.waiting_since >= self.stall_seconds:
                         answer.stalled, answer.waiting_since = True, inf
                         answer.connection.close()
-                oldest = min((answer.waiting_since for answer in self._answers), default=now)
-                await trio.sleep_until(min(oldest, now) + self.stall_seconds)
+                if self._answers:
+                    oldest = min(answer.waiting_since for answer in self._answers)
+                    due = min(oldest, now) + self.stall_seconds
+                    await trio.sleep_until(min(due, now + IDLE_SECONDS))
+
+    def _drop_idle(self, now: float) -> None:
+        """Close what has been idle for too long, and forget places without a connection."""
+        for where, host in list(self._hosts.items()):
+            while host.idle and now - host.idle[0].idle_since >= IDLE_SECONDS:
+                self._close(host, host.idle.popleft())
+            if not host.open and not host.waiting:
+                del self._hosts[where]
 
     # What is sent
 

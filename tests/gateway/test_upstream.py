@@ -130,7 +130,7 @@ async def test_what_comes_unasked_on_an_idle_connection_ends_it():
 
 
 async def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch):
-    monkeypatch.setattr(module, "IDLE_SECONDS", -1.0)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
     async with serving(answering) as (server, upstream):
         await ask(upstream, server)
         await ask(upstream, server)
@@ -148,6 +148,19 @@ async def test_connections_that_a_busier_time_left_behind_are_closed(mock_clock,
             mock_clock.jump(seconds)
             await ask(upstream, server)
             assert upstream.idle_connections == expected
+
+
+async def test_a_quiet_time_closes_and_forgets_every_connection(mock_clock, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_SECONDS", 3.0)
+    async with serving(answering, stall=600) as (server, upstream):
+        await ask(upstream, server)
+        await wait_all_tasks_blocked()
+        assert upstream.idle_connections == 1
+        for _ in range(2):
+            mock_clock.jump(module.IDLE_SECONDS)
+            await wait_all_tasks_blocked()
+        assert (upstream.idle_connections, upstream._hosts) == (0, {})
+        await server.left.wait()
 
 
 async def test_the_pool_is_bounded(monkeypatch):
