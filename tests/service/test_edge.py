@@ -1,218 +1,231 @@
-"""The HTTP edge over a real server on a free port."""
+"""The edge, without any server."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import gzip
 
-import httpx
+import attrs
 import pytest
 import trio
+from fakes.streams import RecordingSink
 
-from cortex.errors import CortexError, ModelNotFound, Overloaded
-from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer, Writer
-from cortex.service.quart_app import make_app
-from cortex.service.serve import listen, serve
+from cortex.errors import BadRequest, CortexError, Forbidden, ModelNotFound, Overloaded
+from cortex.service.edge import Edge, Reply, response_headers
+from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
+from cortex.service.stream import StreamWriter
 from cortex.wire import json
+
+LIMIT = 1000
 
 
 def render(error: CortexError, request_id: str) -> Answer:
-    body = {"error": {"message": error.message, "code": error.error_code}, "id": request_id}
-    return Answer(json.dumps(body), error.status)
+    return Answer(json.dumps({"code": error.error_code, "id": request_id}), error.status)
 
 
-class Service:
-    def __init__(self):
-        self.gone = trio.Event()
-        self.streamed = trio.Event()
-
-    async def echo(self, request: HttpRequest) -> Answer:
-        return Answer(request.body, headers={"x-seen": request.headers.get("x-a", "")})
-
-    async def item(self, request: HttpRequest) -> Answer:
-        return Answer(json.dumps(dict(request.params)))
-
-    async def fail(self, request: HttpRequest) -> Answer:
-        kind = request.query.get("kind")
-        if kind == "known":
-            raise ModelNotFound("no such model")
-        if kind == "group":
-            async with trio.open_nursery():
-                raise Overloaded("full")
-        raise RuntimeError("secret detail")
-
-    async def stream(self, request: HttpRequest) -> StreamAnswer:
-        async def produce(writer: Writer) -> None:
-            try:
-                for n in range(3):
-                    await writer.write(b"data: %d\n\n" % n)
-                if request.query.get("hang"):
-                    self.streamed.set()
-                    await trio.sleep_forever()
-            finally:
-                self.gone.set()
-
-        return StreamAnswer(produce)
-
-    async def wait(self, request: HttpRequest) -> Answer:
-        self.streamed.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.gone.set()
+def other(error: CortexError, request_id: str) -> Answer:
+    return Answer(b"other", error.status)
 
 
-@asynccontextmanager
-async def running(service, **kwargs):
-    routes = [
-        Route("POST", "/echo", service.echo),
-        Route("GET", "/items/{id:path}/part", service.item),
-        Route("GET", "/fail", service.fail),
-        Route("GET", "/stream", service.stream),
-        Route("GET", "/wait", service.wait),
-    ]
-    app = make_app("t", routes, render_error=render, **kwargs)
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
+@attrs.define(eq=False)
+class Body:
+    """A body that has not been read yet, unless it is empty."""
 
-        async def start(task_status):
-            await serve(
-                app,
-                listen("127.0.0.1:0"),
-                stop=stop.wait,
-                drain_seconds=1,
-                task_status=task_status,
-            )
+    content: bytes = b""
+    error: CortexError | None = None
+    complete: bool = attrs.field(init=False)
 
-        url = await nursery.start(start)
-        try:
-            yield url
-        finally:
-            stop.set()
+    def __attrs_post_init__(self) -> None:
+        self.complete = not self.content
+
+    async def read(self) -> bytes:
+        if self.error is not None:
+            raise self.error
+        self.complete = True
+        return self.content
 
 
-@pytest.fixture
-async def served():
-    service = Service()
-    async with running(service, max_body_bytes=1000) as url, httpx.AsyncClient(base_url=url) as c:
-        yield service, c, url
+async def echo(request: HttpRequest) -> Answer:
+    return Answer(request.body, headers={"x-id": request.params.get("id", "")})
 
 
-async def raw(url: str, data: bytes) -> bytes:
-    host, port = url.removeprefix("http://").split(":")
-    stream = await trio.open_tcp_stream(host, int(port))
-    async with stream:
-        await stream.send_all(data)
-        received = b""
-        with trio.fail_after(5):
-            while chunk := await stream.receive_some():
-                received += chunk
-    return received
+async def fail(request: HttpRequest) -> Answer:
+    raise ZeroDivisionError("secret")
 
 
-async def test_a_body_reaches_its_handler_and_the_answer_its_client(served):
-    _, client, _ = served
-    answer = await client.post("/echo", content=b'{"a":1}', headers={"x-a": "b"})
-    assert (answer.status_code, answer.content) == (200, b'{"a":1}')
-    assert answer.headers["x-seen"] == "b"
-    assert answer.headers["x-request-id"] == answer.headers["request-id"]
+def guard(request: HttpRequest, route: Route) -> None:
+    if route.scope == "admin":
+        raise Forbidden("not you")
+    request.caller = "caller"
 
 
-async def test_a_harmless_request_id_is_kept_and_a_harmful_one_replaced(served):
-    _, client, _ = served
-    kept = await client.post("/echo", headers={"x-request-id": "abc-1.2"})
-    assert kept.headers["x-request-id"] == "abc-1.2"
-    for bad in ('a"b', "x" * 10_000, "a b"):
-        answer = await client.post("/echo", headers={"x-request-id": bad})
-        assert answer.headers["x-request-id"].startswith("req_")
+ROUTES = [
+    Route("POST", "/echo", echo),
+    Route("GET", "/items/{id}", echo),
+    Route("POST", "/fail", fail, other),
+    Route("POST", "/admin", echo, scope="admin"),
+]
 
 
-async def test_path_parameters_may_hold_slashes(served):
-    _, client, _ = served
-    answer = await client.get("/items/Qwen/Qwen3-8B/part")
-    assert answer.json() == {"id": "Qwen/Qwen3-8B"}
-
-
-@pytest.mark.parametrize("path", ["/nope", "/items//part", "/a/../echo", "/%2e%2e/echo", "/echo/"])
-async def test_an_unknown_path_is_404_and_never_redirected(served, path):
-    _, _, url = served
-    answer = await raw(
-        url, b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode()
+def edge() -> Edge:
+    return Edge(
+        ROUTES,
+        render_error=render,
+        render_error_for=lambda path: other if path.startswith("/other") else render,
+        guard=guard,
+        max_body_bytes=LIMIT,
     )
-    assert answer.startswith(b"HTTP/1.1 404")
-    assert b'"not_found"' in answer
 
 
-async def test_a_wrong_method_is_405_and_head_is_served_without_a_body(served):
-    _, client, _ = served
-    assert (await client.get("/echo")).status_code == 405
-    assert (await client.delete("/echo")).json()["error"]["code"] == "method_not_allowed"
-    head = await client.head("/items/a/part")
-    assert (head.status_code, head.content) == (200, b"")
+def request(method: str = "POST", path: str = "/echo", **headers: str) -> HttpRequest:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return HttpRequest(method, path, named, b"", {}, "r")
 
 
-async def test_errors_become_answers_and_hide_what_is_not_the_clients(served):
-    _, client, _ = served
-    known = await client.get("/fail?kind=known")
-    assert (known.status_code, known.json()["error"]["code"]) == (404, "model_not_found")
-    group = await client.get("/fail?kind=group")
-    assert (group.status_code, group.json()["error"]["code"]) == (429, "overloaded")
-    bug = await client.get("/fail")
-    assert bug.status_code == 500
-    assert "secret" not in bug.text
+async def ask(asked: HttpRequest, body: Body | None = None) -> tuple[int, bytes, Reply]:
+    reply = await edge().answer(asked, body or Body())
+    assert isinstance(reply.answer, Answer)
+    return reply.answer.status, reply.answer.body, reply
 
 
-async def test_a_body_over_the_cap_is_413_with_a_length_and_without(served):
-    _, client, url = served
-    assert (await client.post("/echo", content=b"x" * 1001)).status_code == 413
-    chunked = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-    chunked += b"7d0\r\n" + b"x" * 2000 + b"\r\n0\r\n\r\n"
-    answer = await raw(url, chunked)
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"connection: close" in answer.lower()
-    assert (await client.post("/echo", content=b"y")).content == b"y"
+async def test_a_request_reaches_its_handler_with_its_body_caller_and_parameters():
+    asked = request()
+    status, content, reply = await ask(asked, Body(b"hello"))
+    assert (status, content, reply.close) == (200, b"hello", False)
+    assert asked.caller == "caller"
+    _, _, reply = await ask(request("GET", "/items/a"))
+    assert reply.answer.headers == {"x-id": "a"}
 
 
-async def test_two_framings_are_refused_and_the_connection_closed(served):
-    _, _, url = served
-    smuggled = (
-        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n"
-        b"0\r\n\r\nPOST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
-    )
-    answer = await raw(url, smuggled)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert answer.count(b"HTTP/1.1") == 1
+REFUSED = {
+    "path": ("GET", "/nope", {}, 404, "not_found"),
+    "method": ("GET", "/echo", {}, 405, "method_not_allowed"),
+    "guard": ("POST", "/admin", {}, 403, "permission_error"),
+    "expectation": ("POST", "/echo", {"expect": "miracles"}, 417, "expectation_failed"),
+    "encoding": (
+        "POST",
+        "/echo",
+        {"content_encoding": "br"},
+        415,
+        "request_body_encoding_unsupported",
+    ),
+    "framing": (
+        "POST",
+        "/echo",
+        {"content_length": "1", "transfer_encoding": "chunked"},
+        400,
+        "invalid_value",
+    ),
+    "websocket": ("GET", "/echo", {"upgrade": "websocket"}, 426, "upgrade_required"),
+    "websocket-among-others": ("GET", "/", {"upgrade": "h2c, WebSocket"}, 426, "upgrade_required"),
+    "options-of-nothing": ("OPTIONS", "/nope", {}, 404, "not_found"),
+}
 
 
-async def test_a_body_encoding_we_do_not_read_is_415(served):
-    _, client, _ = served
-    answer = await client.post("/echo", content=b"x", headers={"content-encoding": "br"})
-    assert answer.status_code == 415
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"), REFUSED.values(), ids=REFUSED.keys()
+)
+async def test_what_is_refused_leaves_its_body_unread_and_ends_the_connection(
+    method, path, headers, status, code
+):
+    asked = request(method, path, **headers)
+    found, content, reply = await ask(asked, Body(b"body"))
+    assert found == status
+    assert json.loads(content) == {"code": code, "id": "r"}
+    assert reply.close
+    _, _, reply = await ask(asked)
+    assert not reply.close
 
 
-async def test_a_stream_arrives_whole(served):
-    _, client, _ = served
-    answer = await client.get("/stream")
-    assert answer.content == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
-    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+async def test_an_upgrade_to_what_is_no_websocket_is_no_reason_to_refuse():
+    assert (await ask(request("GET", "/items/a", upgrade="h2c")))[0] == 200
+    assert (await ask(request(upgrade="websocket"), Body(b"x")))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/stream?hang=1", "/wait"])
-async def test_a_client_that_leaves_ends_its_request(served, path):
-    service, _, url = served
-    host, port = url.removeprefix("http://").split(":")
-    stream = await trio.open_tcp_stream(host, int(port))
-    await stream.send_all(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path.encode())
-    with trio.fail_after(5):
-        await service.streamed.wait()
-        await stream.aclose()
-        await service.gone.wait()
+async def test_options_are_the_methods_of_a_path():
+    status, content, reply = await ask(request("OPTIONS", "/items/a"))
+    assert (status, content) == (204, b"")
+    assert reply.answer.headers == {"allow": "GET, HEAD, OPTIONS"}
+    shown = response_headers(reply.answer, "r", close=False)
+    assert not {"content-length", "content-type"} & set(shown)
 
 
-async def test_a_guard_refuses_before_the_body_is_read():
-    def guard(request: HttpRequest, route: Route) -> None:
-        assert (route.path, route.scope) == ("/echo", "inference")
-        raise Overloaded("not you")
+async def test_a_body_is_decoded_before_the_handler_sees_it_and_under_the_same_cap():
+    asked = request(content_encoding="gzip")
+    assert (await ask(asked, Body(gzip.compress(b"hello"))))[1] == b"hello"
+    status, content, _ = await ask(asked, Body(gzip.compress(b"x" * (LIMIT + 1))))
+    assert status == 413
+    assert json.loads(content)["code"] == "request_body_too_large_after_decoding"
+    status, content, _ = await ask(asked, Body(b"hello"))
+    assert (status, json.loads(content)["code"]) == (400, "request_body_encoding_invalid")
 
-    async with running(Service(), guard=guard) as url:
-        answer = await raw(url, b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 429")
+
+async def test_what_a_body_fails_with_is_the_answer():
+    body = Body(b"x", BadRequest("slow", code="body_timeout"))
+    status, content, reply = await ask(request(), body)
+    assert (status, json.loads(content)["code"], reply.close) == (400, "body_timeout", True)
+
+
+async def test_errors_wear_the_shape_of_their_route_or_path():
+    assert (await ask(request(path="/fail")))[:2] == (500, b"other")
+    assert (await ask(request(path="/other/nope")))[:2] == (404, b"other")
+
+
+# Streams
+
+
+async def streamed(error: Exception | None, *, first: bytes = b"", **fields):
+    """What becomes of a stream that writes *first* and then fails."""
+
+    async def produce(writer):
+        if first:
+            await writer.write(first)
+        if error is not None:
+            raise error
+
+    writer = StreamWriter(StreamAnswer(produce, **fields), RecordingSink())
+    return await edge().stream(request(), writer), writer
+
+
+async def test_a_stream_is_ended():
+    failure, writer = await streamed(None, first=b"x")
+    assert failure is None
+    assert (writer.sink.body, writer.sink.ended) == (b"x", True)
+
+
+async def test_a_failure_before_the_status_is_an_answer():
+    failure, writer = await streamed(ModelNotFound("x"))
+    assert (failure.status, json.loads(failure.body)["code"]) == (404, "model_not_found")
+    assert not writer.committed
+    failure, _ = await streamed(ExceptionGroup("", [Overloaded("x")]))
+    assert failure.status == 429
+
+
+async def test_an_answer_may_have_its_own_words_for_errors_but_not_for_bugs():
+    assert (await streamed(Overloaded("x"), render_error=other))[0].body == b"other"
+    failure, _ = await streamed(ZeroDivisionError("secret"), render_error=other)
+    assert failure.status == 500
+    assert b"secret" not in failure.body
+
+
+async def test_a_failure_after_the_status_leaves_the_stream_without_its_end(caplog):
+    failure, writer = await streamed(Overloaded("x"), first=b"x")
+    assert failure is None
+    assert not writer.sink.ended
+    assert "cut short" in caplog.text
+
+
+async def test_a_client_that_has_gone_is_no_failure(caplog):
+    async def produce(writer):
+        await writer.commit()
+        writer.sink.gone = True
+        await writer.write(b"x")
+
+    writer = StreamWriter(StreamAnswer(produce), RecordingSink())
+    assert await edge().stream(request(), writer) is None
+    assert writer.lost
+    assert caplog.text == ""
+
+
+async def test_a_break_that_is_not_the_clients_is_a_failure():
+    failure, _ = await streamed(trio.BrokenResourceError("some other pipe"))
+    assert failure.status == 500
