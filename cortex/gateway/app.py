@@ -17,7 +17,7 @@ from cortex import __version__
 from cortex.config.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig, GatewaySettings
 from cortex.gateway import fleet_changes
-from cortex.gateway.api.answers import anthropic_answer, openai_answer
+from cortex.gateway.api.answers import openai_answer, renderer_for
 from cortex.gateway.api.anthropic import AnthropicApi
 from cortex.gateway.api.fleet import FleetApi
 from cortex.gateway.api.openai import OpenAiApi
@@ -52,7 +52,6 @@ from cortex.service.serve import FastRoutes, listen, serve
 
 log = logs.get("gateway")
 
-ANTHROPIC_PATHS = ("/v1/messages", "/anthropic/")
 FAST_PATHS = frozenset(
     {
         "/v1/chat/completions",
@@ -109,9 +108,7 @@ class Gateway:
         return Edge(
             [announcing(scoped(route), self.accounts.limiter) for route in routes],
             render_error=openai_answer,
-            render_error_for=lambda path: (
-                anthropic_answer if path.startswith(ANTHROPIC_PATHS) else openai_answer
-            ),
+            render_error_for=renderer_for,
             guard=self.guard,
             max_body_bytes=self.max_body_bytes,
         )

@@ -70,8 +70,8 @@ class Edge:
     """Serves *routes*.
 
     *render_error* shapes errors of routes without a renderer of their own and, unless
-    *render_error_for* chooses one by path, of paths that no route has. *guard* runs before the body
-    is read. *max_body_bytes* bounds a body as it comes and as it is decoded.
+    *render_error_for* chooses one for the request, of paths that no route has. *guard* runs before
+    the body is read. *max_body_bytes* bounds a body as it comes and as it is decoded.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Edge:
         routes: Iterable[Route],
         *,
         render_error: ErrorRenderer,
-        render_error_for: Callable[[str], ErrorRenderer] | None = None,
+        render_error_for: Callable[[HttpRequest], ErrorRenderer] | None = None,
         guard: Guard | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
@@ -118,7 +118,7 @@ class Edge:
         error = as_cortex_error(exc)
         if isinstance(error, InternalError):
             log.error("request failed", exc=exc, path=clip(request.path))
-        return self._renderer(request.path)(error, request.request_id)
+        return self._renderer(request)(error, request.request_id)
 
     def _failed_stream(
         self, request: HttpRequest, writer: StreamWriter, exc: Exception
@@ -165,12 +165,12 @@ class Edge:
             b"", HTTPStatus.NO_CONTENT, {"allow": ", ".join(sorted(methods | {"OPTIONS"}))}
         )
 
-    def _renderer(self, path: str) -> ErrorRenderer:
-        route = self._table.any_route(path)
+    def _renderer(self, request: HttpRequest) -> ErrorRenderer:
+        route = self._table.any_route(request.path)
         if route is not None and route.render_error is not None:
             return route.render_error
         if self._render_error_for is not None:
-            return self._render_error_for(path)
+            return self._render_error_for(request)
         return self._render_error
 
 

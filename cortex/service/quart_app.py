@@ -87,7 +87,7 @@ def make_app(
     routes: Iterable[Route],
     *,
     render_error: ErrorRenderer,
-    render_error_for: Callable[[str], ErrorRenderer] | None = None,
+    render_error_for: Callable[[HttpRequest], ErrorRenderer] | None = None,
     guard: Guard | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> QuartTrio:

@@ -43,6 +43,8 @@ def test_ae03_routes_that_are_none_are_404_in_the_dialect(scripted: Server, path
 def test_ae08_what_only_the_vendor_has_is_404(scripted: Server, path: str) -> None:
     response = scripted.client.get(f"/v1/{path}")
     assert told(response, 404, anthropic=path.startswith("messages"))
+    response = scripted.client.get(f"/v1/{path}", headers={"anthropic-version": "2023-06-01"})
+    assert told(response, 404, anthropic=True)
 
 
 def test_ae04_the_sdk_asks_again_when_it_is_told_to(scripted: Server) -> None:

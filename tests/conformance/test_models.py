@@ -93,6 +93,8 @@ def test_md10_readiness_is_a_status_and_health_a_body(scripted: Server) -> None:
 
 
 def test_md11_models_are_not_deleted(scripted: Server) -> None:
+    response = scripted.client.delete(f"{MODELS}/org/m", headers=VERSION)
+    assert told(response, 405, anthropic=True)
     response = scripted.client.delete(f"{MODELS}/org/m")
     assert told(response, 405, anthropic=False)["code"] == "method_not_allowed"
     assert response.headers["allow"] == "GET, HEAD"

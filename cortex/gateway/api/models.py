@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cortex.errors import CortexError, ModelNotFound, clip
+from cortex.errors import ModelNotFound, clip
 from cortex.gateway import models_page, models_view
 from cortex.gateway.api.answers import anthropic_answer
 from cortex.gateway.auth.caller import ANONYMOUS
@@ -14,18 +14,12 @@ from cortex.wire import json
 
 def list_models(names: ModelNames, fleet: Fleet, request: HttpRequest) -> Answer:
     """``GET /v1/models``: what the caller may use, in the form of its dialect."""
-    anthropic = _is_anthropic(request)
-    try:
-        body = models_page.listing(
-            models_view.entries(names, fleet),
-            request.query,
-            _allowed(request),
-            anthropic=anthropic,
-        )
-    except CortexError as exc:
-        if anthropic:
-            return anthropic_answer(exc, request.request_id)
-        raise
+    body = models_page.listing(
+        models_view.entries(names, fleet),
+        request.query,
+        _allowed(request),
+        anthropic=_is_anthropic(request),
+    )
     return Answer(json.dumps(body))
 
 
