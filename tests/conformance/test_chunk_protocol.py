@@ -20,7 +20,7 @@ from cortex.neuron.generation import Completion, Update, timings
 from cortex.text.deltas import ContentDelta, Delta, OutputParser, ReasoningDelta, ToolCallDelta
 from cortex.wire.sse import Frame, FrameReader
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=50, deadline=None)
 Answer = tuple[list[Delta], str]  # the deltas of one choice, and its finish
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4)
 
