@@ -6,6 +6,7 @@ import pytest
 import trio
 from fakes.anthropic_client import StreamError, accumulate
 from fakes.gateway import CHAT, MESSAGES, gateway, message
+from fakes.images import png
 from fakes.neuron import FakeNeuron, Reply, chunk, error_reply, json_reply
 from httpx import Response
 
@@ -225,3 +226,22 @@ async def test_a_strict_gateway_refuses_what_a_version_does_not_know(
             old = {"anthropic-version": "2023-06-01"}
             answer = await served.client.post(MESSAGES, json=message(**fields), headers=old)
             assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_neuron_that_takes_no_images_names_the_clients_own_block(served, neuron, stream):
+    path = "messages[3].content[0]"  # of the chat that the neuron got
+    told = {"message": f"{path}: this model takes text only", "type": "invalid_request_error"}
+    body = {"error": {**told, "param": path, "code": "invalid_value"}}
+    neuron.scripts[CHAT] = lambda asked: json_reply(body, 400)
+    source = {"type": "base64", "media_type": "image/png", "data": png()}
+    content = [{"type": "text", "text": "?"}, {"type": "image", "source": source}]
+    asked = message(messages=[{"role": "user", "content": content}], stream=stream)
+    headers = {"anthropic-version": "2026-10-21"}
+    answer = await served.client.post(MESSAGES, json=asked, headers=headers)
+    error = assert_envelope(answer, 400, "invalid_request_error")
+    assert error["message"] == "messages.0.content.1: this model takes text only"
+    assert answer.headers["anthropic-version"] == "2026-10-21"
+    answer = await served.client.post(MESSAGES, json=message(stream=stream))
+    error = assert_envelope(answer, 400, "invalid_request_error")
+    assert error["message"] == f"{path}: this model takes text only"  # without images it is not one

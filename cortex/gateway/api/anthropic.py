@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
 
-from cortex.errors import CortexError
+from cortex.errors import BadRequest, CortexError
 from cortex.gateway.anthropic_encoder import MessageStream
 from cortex.gateway.api.answers import anthropic_answer
 from cortex.gateway.core import InferenceCore, Job
@@ -26,6 +27,7 @@ from cortex.wire import json
 
 DIALECT = "anthropic-messages"
 CHAT_PATH = "/v1/chat/completions"
+_PART = re.compile(r"messages\[\d+\]\.content\[\d+\]")  # how a neuron names a part
 
 
 @attrs.frozen(eq=False)
@@ -57,7 +59,8 @@ class AnthropicApi:
         answer: Callable[[HttpRequest, Conversation], Awaitable[Answer | StreamAnswer]],
     ) -> Answer | StreamAnswer:
         """What *answer* makes of the body; errors that clients match name the model they sent."""
-        model: str | None = None
+        conversation: Conversation | None = None
+        version = _version(request)
         try:
             with self.core.reading(request, DIALECT):
                 body = json.load_object(request.body)
@@ -65,19 +68,17 @@ class AnthropicApi:
                     check_version(request.headers.get("anthropic-version"), body)
                 body = await self.images.fetched(body, dotted=True)
                 conversation = read(body)
-                model = conversation.model
-                self.images.admit(model, image_paths(conversation))
+                self.images.admit(conversation.model, image_paths(conversation))
             found = await answer(request, conversation)
         except Exception as exc:
             error = as_cortex_error(exc)
             if not isinstance(exc, CortexError) and error.code == "internal_error":
                 raise
-            found = anthropic_answer(error, request.request_id, model)
-        headers = {"anthropic-version": _version(request)}
+            return _refused(error, request.request_id, conversation, version)
         if isinstance(found, StreamAnswer):
-            render = partial(anthropic_answer, model=conversation.model)
+            render = partial(_refused, conversation=conversation, version=version)
             found = attrs.evolve(found, render_error=render)
-        return attrs.evolve(found, headers={**found.headers, **headers})
+        return attrs.evolve(found, headers={**found.headers, "anthropic-version": version})
 
     async def _answer(
         self, request: HttpRequest, conversation: Conversation
@@ -103,6 +104,29 @@ class AnthropicApi:
         body = tokenize_body(conversation, conversation.model)
         count = await self.counter.count(conversation.model, body)
         return Answer(json.dumps({"input_tokens": count}))
+
+
+def _refused(
+    error: CortexError, request_id: str, conversation: Conversation | None, version: str
+) -> Answer:
+    """*error* as the answer; *conversation* is what was asked, as far as it could be read."""
+    if conversation is not None:
+        error = _in_its_place(error, conversation)
+    model = None if conversation is None else conversation.model
+    answer = anthropic_answer(error, request_id, model)
+    return attrs.evolve(answer, headers={**answer.headers, "anthropic-version": version})
+
+
+def _in_its_place(error: CortexError, conversation: Conversation) -> CortexError:
+    """A neuron's refusal of the first image, with the path that the client knows it by."""
+    path = error.param or ""
+    if not isinstance(error, BadRequest) or not _PART.fullmatch(path):
+        return error
+    images = image_paths(conversation)
+    if not images:
+        return error
+    text = error.message.removeprefix(f"{path}: ")
+    return BadRequest(f"{images[0]}: {text}", param=images[0], code=error.error_code)
 
 
 def _version(request: HttpRequest) -> str:
