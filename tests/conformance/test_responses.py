@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -35,9 +36,9 @@ def neuron() -> FakeNeuron:
 
 
 @pytest.fixture
-async def served(neuron: FakeNeuron):
+async def served(neuron: FakeNeuron, lane: dict[str, Any]):
     with trio.fail_after(20):
-        async with gateway(neuron) as running:
+        async with gateway(neuron, **lane) as running:
             yield running
 
 

@@ -39,21 +39,21 @@ def neuron() -> FakeNeuron:
 
 
 @pytest.fixture
-async def served(neuron: FakeNeuron):
+async def served(neuron: FakeNeuron, lane: dict[str, Any]):
     with trio.fail_after(20):
-        async with gateway(neuron) as running:
+        async with gateway(neuron, **lane) as running:
             yield running
 
 
 @pytest.mark.parametrize("turn", ["codex_first_turn", "codex_tool_turn"])
-async def test_rs22_a_turn_of_codex(neuron, turn):
+async def test_rs22_a_turn_of_codex(neuron, lane, turn):
     neuron.hold("gpt-5-codex")
     upstream = (GOLDEN / turn / "upstream.sse").read_bytes()
     frames = [frame.raw for frame in FrameReader().feed(upstream)]
     neuron.scripts[CHAT] = lambda asked: Reply(frames=frames, content_type="text/event-stream")
     request = (GOLDEN / turn / "request.json").read_bytes()
     with trio.fail_after(20):
-        async with gateway(neuron) as served:
+        async with gateway(neuron, **lane) as served:
             response = accumulate(await served.streamed(request, RESPONSES))
     recorded = json.loads((GOLDEN / turn / "response.json").read_text())
     assert response["status"] == "completed"
@@ -98,7 +98,7 @@ async def test_rs25_openais_sdk_takes_it_all(served, neuron):
     assert final.output_parsed == parsed.output_parsed == Roles(roles=["gateway"])
 
 
-async def test_ce09_ce10_a_session_of_codex(neuron):
+async def test_ce09_ce10_a_session_of_codex(neuron, lane):
     """What the first turn answered is sent back with the second; the reasoning comes with it."""
     neuron.hold("gpt-5-codex")
     first, second = (
@@ -111,7 +111,7 @@ async def test_ce09_ce10_a_session_of_codex(neuron):
     )
     body = json.loads((GOLDEN / "codex_first_turn" / "request.json").read_text())
     with trio.fail_after(20):
-        async with gateway(neuron) as served:
+        async with gateway(neuron, **lane) as served:
             events = events_of(await served.streamed(body, RESPONSES))
             body["input"] += codex_history(events)
             output = {"type": "input_text", "text": "1 failed"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -37,9 +38,9 @@ def neuron() -> FakeNeuron:
 
 
 @pytest.fixture
-async def served(neuron: FakeNeuron):
+async def served(neuron: FakeNeuron, lane: dict[str, Any]):
     with trio.fail_after(20):
-        async with gateway(neuron) as running:
+        async with gateway(neuron, **lane) as running:
             yield running
 
 
