@@ -33,9 +33,6 @@ TOKEN_LIMIT = 4096  # bytes of a token file
 GATEWAY_VARIABLES = frozenset({"CORTEX_NEURONS", "CORTEX_NEURON_TOKEN"})
 NEURON_VARIABLES = frozenset({"NEURON_DEFAULT_MODELS"})
 
-# Checked, so that files need not change later, but read by nothing yet.
-UNUSED_EVICTION = ("defrag_after_cycles",)
-
 
 def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
     """The gateway's configuration from *path*, or ``$CORTEX_CONFIG``, and *environ*.
@@ -49,7 +46,6 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
     warnings = _translate(table, legacy.GATEWAY, path)
     _anchor(table, path, "models_config")
     _anchor_each(table.get("neurons"), path, "token_file")
-    warnings += _without_effect(table.get("eviction"), UNUSED_EVICTION, path, "eviction.")
     variables = overlay(table, GatewayConfig, "CORTEX_", environ, reserved=GATEWAY_VARIABLES)
     listed = environ.get("CORTEX_NEURONS", "")
     if listed:
@@ -77,12 +73,6 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
         source=path,
         warnings=(*warnings, *variables.warnings),
     )
-
-
-def _without_effect(table: Any, names: tuple[str, ...], path: Path | None, where: str) -> list[str]:
-    """Warnings for the keys of *table* that this version reads nowhere."""
-    found = [name for name in names if isinstance(table, dict) and name in table]
-    return [f"{_place(path)}: {where}{name} has no effect in this version" for name in found]
 
 
 def load_catalogue(config: GatewayConfig) -> Catalogue:

@@ -83,6 +83,11 @@ class NeuronControl:
         body = {"model_id": model_id}
         await self._call(node, "POST", "/models/unload", body, read_seconds=None)
 
+    async def restart(self, node: str) -> None:
+        """Have an idle neuron replace its process; it loads its models again. `Conflict` while it
+        is in use, `NotFound` from one that cannot."""
+        await self._call(node, "POST", "/restart", {})
+
     async def estimate(self, node: str, request: wire.LoadRequest) -> wire.Estimate:
         """Reads headers on the neuron's side, downloading them when needed. Bound it."""
         body = _without_none(request)

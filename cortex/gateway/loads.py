@@ -14,6 +14,7 @@ from cortex.config.gateway import EvictionSettings
 from cortex.errors import CortexError, LoadFailed
 from cortex.gateway.catalogue import ModelNames, Resolved
 from cortex.gateway.control import NeuronControl
+from cortex.gateway.defrag import Defragmenter
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.goals import Goal, LoadAttemptFailed
@@ -78,6 +79,8 @@ class Loads:
         self._planner.on_loaded = self._succeeded
         self._planner.on_failed = self._remember
         nursery.start_soon(self._planner.run, name="load planner")
+        defragmenter = Defragmenter(fleet, self.owners, rules)
+        nursery.start_soon(defragmenter.run, name="defragmenter")
 
     # What is asked for
 

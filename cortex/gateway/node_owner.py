@@ -23,6 +23,7 @@ from cortex.service.watch import Watch
 from cortex.wire import neuron as wire
 
 UNLOAD_SECONDS = 120.0  # a neuron's own drain is shorter
+RESTART_SECONDS = 600.0  # from the order until every model is loaded again
 MEMORY_SECONDS = 15.0  # from an unload to the memory's being free by the neuron's own account
 FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0  # seconds between two looks for it
 
@@ -64,7 +65,8 @@ class NodeOwner:
     _changed: Callable[[], None]
     # By model, when this gateway loaded it.
     loaded_at: dict[str, float] = attrs.field(factory=dict, init=False)
-    cycles: int = attrs.field(default=0, init=False)  # unloads since the last restart
+    _cycles: int = attrs.field(default=0, init=False)  # unloads in the spell
+    _spell: int = attrs.field(default=-1, init=False)
     _claims: list[Claim] = attrs.field(factory=list, init=False)
     _settling: list[_Settling] = attrs.field(factory=list, init=False)
     _moved_at: float = attrs.field(default=-math.inf, init=False)
@@ -133,6 +135,14 @@ class NodeOwner:
         asked_at = self._fleet.node(self.name).asked_at
         return asked_at is not None and asked_at <= self._moved_at
 
+    def cycles(self) -> int:
+        """How many models this gateway has had the neuron unload since it started, or since it was
+        last restarted, or came back."""
+        spell = self._fleet.node(self.name).spell
+        if spell != self._spell:
+            self._spell, self._cycles = spell, 0
+        return self._cycles
+
     def promised_mb(self) -> dict[int, int]:
         """MiB by device that loads took which no poll has seen yet."""
         node = self._fleet.node(self.name)
@@ -185,7 +195,7 @@ class NodeOwner:
         self._fleet.gone(self.name, model_id)
         self.loaded_at.pop(model_id, None)
         self._moved_at = trio.current_time()
-        self.cycles += 1
+        self._cycles = self.cycles() + 1
         log.info("unloaded", model=model_id, node=self.name)
 
     async def load(self, request: wire.LoadRequest) -> wire.Model:
@@ -225,6 +235,33 @@ class NodeOwner:
         assert error is not None  # the nursery ends by one of the two
         raise error
 
+    async def restart(self) -> None:
+        """Have the neuron, which is idle and `free`, replace its process; return once it has its
+        models again. Its models take no requests meanwhile. Raises what the neuron says, and
+        `UpstreamError` when it takes too long."""
+        node = self._fleet.node(self.name)
+        models = tuple(model.id for model in node.models if model.status == wire.LOADED)
+        claim = self.claim(None, leaving=models)
+        try:
+            self._cycles = 0  # whatever comes of it, it is not tried again at once
+            await self._control.restart(self.name)
+            with trio.move_on_after(RESTART_SECONDS):
+                while not self._returned(node.spell, models):
+                    await self._fleet.wait_changed()
+                return
+        finally:
+            self.release(claim, settle=True)
+        raise UpstreamError(
+            f"neuron {self.name} did not come back with its models within {RESTART_SECONDS:g} s"
+        )
+
+    def _returned(self, spell: int, models: tuple[str, ...]) -> bool:
+        node = self._fleet.node(self.name)
+        if node.spell == spell or not node.serving:
+            return False
+        states = {model.id: model.status for model in node.models}
+        return all(states.get(each) in (wire.LOADED, wire.FAILED) for each in models)
+
     def _roomy(self, claim: Claim, since: float) -> bool:
         """Whether a poll asked after *since* shows the memory of *claim* as free, or cannot say."""
         node = self._fleet.node(self.name)
@@ -257,6 +294,9 @@ class NodeOwners:
             owner = NodeOwner(node, self._fleet, self._control, self._poller, self._change)
             self._owners[node] = owner
         return owner
+
+    def known(self) -> tuple[NodeOwner, ...]:
+        return tuple(self._owners.values())
 
     def loaded(self) -> frozenset[tuple[str, str]]:
         """Pairs of node and model that this gateway loaded."""

@@ -59,6 +59,7 @@ class NeuronApi:
     registry: CollectorRegistry
     url: str
     recovering: Callable[[], bool]
+    renew: Callable[[], None]
     started_at: float = attrs.field(factory=time.monotonic)
 
     def routes(self) -> list[Route]:
@@ -68,6 +69,7 @@ class NeuronApi:
             Route("GET", "/version", self.version),
             Route("GET", "/metrics", self.exposition),
             Route("GET", "/models", self.models),
+            Route("POST", "/restart", self.restart),
             Route("POST", "/models/load", self.load),
             Route("POST", "/models/unload", self.unload),
             Route("POST", "/models/estimate", self.estimate),
@@ -120,6 +122,12 @@ class NeuronApi:
     async def models(self, request: HttpRequest) -> Answer:
         return Answer(json.dumps([_plain(model) for model in self.lifecycle.models()]))
 
+    async def restart(self, request: HttpRequest) -> Answer:
+        """Replace this process by a new one, which loads the same models; 409 unless it is idle."""
+        self.lifecycle.pause()
+        self.renew()
+        return _told(wire.RestartAnswer(), 202)
+
     async def load(self, request: HttpRequest) -> Answer:
         """Load and answer when it is done, or, with ``?wait=false``, at once."""
         asked = structure(json.load_object(request.body), wire.LoadRequest)
@@ -127,12 +135,15 @@ class NeuronApi:
             model = self.lifecycle.start_load(asked)
             status = 200 if model.status == wire.LOADED else 202
             return _told(wire.LoadAnswer(model.status, model), status)
-        return _told(wire.LoadAnswer(wire.LOADED, await self.lifecycle.load(asked)))
+        model = await self.lifecycle.load(asked)
+        await self.health_monitor.look()  # who places by what is free must not see the past
+        return _told(wire.LoadAnswer(wire.LOADED, model))
 
     async def unload(self, request: HttpRequest) -> Answer:
         asked = structure(json.load_object(request.body), wire.UnloadRequest)
         await self.lifecycle.unload(asked.model_id)
         self.admission.forget(asked.model_id)
+        await self.health_monitor.look()
         return _told(wire.UnloadAnswer())
 
     async def estimate(self, request: HttpRequest) -> Answer:

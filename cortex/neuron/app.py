@@ -164,6 +164,7 @@ def _api(
         registry,
         url_of(listener),
         lambda: restarter.faulted,
+        restarter.renew,
     )
 
 

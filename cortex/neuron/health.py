@@ -67,6 +67,8 @@ class HealthMonitor:
 
     async def look(self) -> None:
         """Read once, within the bound."""
+        if not self._devices:
+            return
         with trio.move_on_after(self._bound):
             reading = await trio.to_thread.run_sync(
                 self._probe.health, abandon_on_cancel=True, limiter=self._limiter

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logs.get("neuron.lifecycle")
 
 FAILED_SECONDS = 600.0  # how long a failed load stays visible
+RESTART_RETRY = 5.0  # seconds a client is told to wait for the next process
 
 
 def _unheard(model_id: str, error: CortexError | None, seconds: Mapping[str, float]) -> None:
@@ -75,6 +76,7 @@ class Lifecycle:
     _loader: Loader = attrs.field(init=False)
     _draining: bool = attrs.field(default=False, init=False)
     _faulted: bool = attrs.field(default=False, init=False)
+    _paused: bool = attrs.field(default=False, init=False)
     _revivals: dict[str, LoopGuard] = attrs.field(factory=dict, init=False)
     _revived: dict[str, int] = attrs.field(factory=dict, init=False)
 
@@ -157,8 +159,10 @@ class Lifecycle:
     @property
     def recovering(self) -> bool:
         """Whether some model is on its way back after a fault."""
-        return self._faulted or any(
-            resident.status == wire.RECOVERING for resident in self._residents.values()
+        return (
+            self._faulted
+            or self._paused
+            or any(resident.status == wire.RECOVERING for resident in self._residents.values())
         )
 
     @property
@@ -168,6 +172,18 @@ class Lifecycle:
     def drain(self) -> None:
         """Begin no load and no request from now on; what runs goes on."""
         self._draining = True
+
+    def pause(self) -> None:
+        """Begin nothing from now on, since this process is to be replaced. `Conflict` while a model
+        is in use, or on its way here or away."""
+        if self._draining:
+            raise Draining("this neuron is shutting down")
+        for resident in self._residents.values():
+            moving = resident.departing or (resident.flying and not resident.landed.is_set())
+            if resident.leases or moving:
+                doing = "loading or unloading" if moving else "in use"
+                raise Conflict(f"{resident.model_id} is {doing}")
+        self._paused = True
 
     def expect(self, requests: Sequence[wire.LoadRequest]) -> None:
         """Show the models of *requests* as ``recovering`` until each is loaded again."""
@@ -187,8 +203,7 @@ class Lifecycle:
         resident = self._residents.get(model_id)
         if resident is None:
             raise _not_here(model_id)
-        if self._draining:
-            raise Draining("this neuron is shutting down")
+        self._check_open()
         with resident.lease() as loaded:
             yield loaded
 
@@ -226,8 +241,7 @@ class Lifecycle:
     def _ensure(self, request: wire.LoadRequest) -> Resident:
         """The stay that *request* asks for, begun if there is none."""
         self._loader.check(request)
-        if self._draining:
-            raise Draining("this neuron is shutting down")
+        self._check_open()
         current = self._residents.get(request.model_id)
         after: trio.Event | None = None
         status = wire.LOADING
@@ -242,6 +256,12 @@ class Lifecycle:
         self._residents[request.model_id] = resident
         self._begin(resident, after)
         return resident
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Draining("this neuron is shutting down")
+        if self._paused:
+            raise Unavailable("this neuron is restarting", retry_after=RESTART_RETRY)
 
     def _begin(self, resident: Resident, after: trio.Event | None = None) -> None:
         if self._nursery is None:

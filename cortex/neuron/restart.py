@@ -4,6 +4,9 @@ It notes which models it had, gives the answers that are under way a moment, and
 again under the same process id, handing the listening socket over. It waits for no thread: the one
 that owns the device may be stuck for ever. A watchdog in C ends the process even when no Python
 runs any more. A neuron that faults again and again gives up with `GAVE_UP`, for its supervisor.
+
+The same way an idle neuron is made new by order, against fragmented memory; that counts as no
+fault.
 """
 
 from __future__ import annotations
@@ -90,7 +93,7 @@ def arm_watchdog(seconds: float) -> None:
 
 @attrs.define(eq=False)
 class Restarter:
-    """Replaces the process when `fault` was called.
+    """Replaces the process when `fault` or `renew` was called.
 
     *requests* gives the models to load again. *listener* is the socket to hand over (a duplicate,
     since servers close theirs). *draining* is whether the process is about to end by itself.
@@ -109,6 +112,7 @@ class Restarter:
     _draining: Callable[[], bool] = lambda: False
     _faulted: trio.Event = attrs.field(factory=trio.Event, init=False)
     _reason: str = attrs.field(default="", init=False)
+    _by_order: bool = attrs.field(default=False, init=False)
 
     def fault(self, device: int, error: object) -> None:
         """Device *device* is lost to this process. Returns at once; `run` does the rest."""
@@ -116,8 +120,15 @@ class Restarter:
             self._reason = f"device {device}: {error}"
             self._faulted.set()
 
+    def renew(self) -> None:
+        """Replace this process although nothing is wrong. Returns at once, as `fault` does."""
+        if not self._faulted.is_set():
+            self._reason, self._by_order = "by order", True
+            self._faulted.set()
+
     @property
     def faulted(self) -> bool:
+        """Whether this process is about to be replaced."""
         return self._faulted.is_set()
 
     async def run(self) -> None:
@@ -127,7 +138,7 @@ class Restarter:
         """
         await self._faulted.wait()
         if self._draining():
-            log.error("device fault while draining", reason=self._reason)
+            log.error("not replaced while draining", reason=self._reason)
             return
         self._arm(DEADLINE_SECONDS)
         allowed = self._record()
@@ -142,14 +153,17 @@ class Restarter:
         requests = tuple(self._requests())
         before = resident_file.read(self._state_directory)
         guard = LoopGuard(times=before.restarts)
-        allowed = guard.allow(self._wall())
-        legacy = resident_file.Legacy(requests, guard.times, before.recoveries + allowed)
+        faulted = not self._by_order
+        allowed = guard.allow(self._wall()) if faulted else True
+        recoveries = before.recoveries + (allowed and faulted)
+        legacy = resident_file.Legacy(requests, guard.times, recoveries)
         try:
             resident_file.write(self._state_directory, legacy)
         except OSError as exc:
             # Without a record the restarts cannot be counted, but a faulted neuron serves nobody.
             log.error("resident set not written", exc=exc, models=len(requests))
-        log.error(
+        tell = log.error if faulted else log.info
+        tell(
             "replacing this process" if allowed else "too many restarts",
             reason=self._reason,
             models=len(requests),

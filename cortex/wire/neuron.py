@@ -186,6 +186,11 @@ class UnloadAnswer:
 
 
 @attrs.frozen
+class RestartAnswer:
+    status: str = "restarting"
+
+
+@attrs.frozen
 class Estimate:
     """What loading a model would take, from headers and tokenizer files alone. Bytes."""
 

@@ -55,7 +55,6 @@ def test_the_originals_gateway_file_loads(write):
     assert [w.removeprefix(f"{path}: ").split(" ")[0] for w in config.warnings] == [
         "entitlements",
         "upstream",
-        "eviction.defrag_after_cycles",
     ]
     assert "NOT authenticated" in config.warnings[0]
 

@@ -203,6 +203,7 @@ class FakeNeuron:
             ("GET", "/version"): self._version,
             ("GET", "/health"): self._health,
             ("GET", "/models"): self._models,
+            ("POST", "/restart"): self._restart,
             ("POST", "/models/load"): self._load,
             ("POST", "/models/unload"): self._unload,
             ("POST", "/tokenize"): self._tokenize,
@@ -246,6 +247,10 @@ class FakeNeuron:
 
     async def _models(self, asked: Asked) -> Reply:
         return json_reply(list(self.models.values()))
+
+    async def _restart(self, asked: Asked) -> Reply:
+        self.restarted()
+        return json_reply({"status": "restarting"}, 202)
 
     async def _load(self, asked: Asked) -> Reply:
         model_id = asked.json["model_id"]

@@ -97,6 +97,7 @@ class ServedNeuron:
     registry: CollectorRegistry
     client: httpx.AsyncClient
     url: str
+    renewals: list[str]  # one entry for each time the process would have been replaced
 
 
 @asynccontextmanager
@@ -121,6 +122,7 @@ async def served(
         await lifecycle.load(load_request(MODEL))
         inference = Inference(lifecycle, admission, NeuronMetrics(registry), pace, lambda: 1234.5)
         listener = listen("127.0.0.1:0")
+        renewals: list[str] = []
         api = NeuronApi(
             lifecycle,
             inference,
@@ -131,6 +133,7 @@ async def served(
             registry,
             "http://here",
             lambda: False,
+            lambda: renewals.append("renewed"),
         )
         app = make_app("neuron", api.routes(), render_error=render_error, guard=token_guard(token))
         stop = trio.Event()
@@ -141,7 +144,15 @@ async def served(
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
                 engine = checkpoints.engines[MODEL.replace("/", "--")][0]
                 yield ServedNeuron(
-                    engine, checkpoints, lifecycle, admission, inference, registry, client, url
+                    engine,
+                    checkpoints,
+                    lifecycle,
+                    admission,
+                    inference,
+                    registry,
+                    client,
+                    url,
+                    renewals,
                 )
             nursery.cancel_scope.cancel()
 

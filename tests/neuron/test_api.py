@@ -48,7 +48,7 @@ def refused(response: httpx.Response, status: int, code: str | None = None) -> A
 # The token
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, ("POST", "/restart")])
 @pytest.mark.parametrize(
     "given", [None, "", "Bearer", "Bearer wrong", "Basic s3cret-token", "s3cret-token", "Bearer é"]
 )
@@ -306,6 +306,31 @@ async def test_an_unload_waits_for_what_runs_and_then_it_is_gone() -> None:
         refused(await neuron.client.post("/v1/chat/completions", json=chat), 404)
         gone = await neuron.client.post("/models/unload", json={"model_id": MODEL})
         refused(gone, 404, "model_not_found")
+
+
+async def test_an_idle_neuron_restarts_by_order_and_a_busy_one_refuses() -> None:
+    def held() -> FakeEngine:
+        return FakeEngine(gate=threading.Event())
+
+    async with served(held) as neuron, trio.open_nursery() as nursery:
+        chat = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+
+        async def ask() -> None:
+            assert (await neuron.client.post("/v1/chat/completions", json=chat)).status_code == 200
+
+        nursery.start_soon(ask)
+        await until(lambda: bool(neuron.engine.running))
+        refused(await neuron.client.post("/restart", json={}), 409, "conflict")
+        assert neuron.renewals == []
+        assert neuron.engine.gate is not None
+        neuron.engine.gate.set()
+        await until(lambda: not neuron.engine.running)
+        await until(lambda: not any(load.in_flight for load in neuron.lifecycle.loads()))
+        answer = await neuron.client.post("/restart", json={})
+        assert (answer.status_code, answer.json()) == (202, {"status": "restarting"})
+        assert neuron.renewals == ["renewed"]
+        assert (await neuron.client.get("/health")).json()["status"] == "recovering"
+        refused(await neuron.client.post("/v1/chat/completions", json=chat), 503)
 
 
 @pytest.mark.parametrize("body", [{}, {"model_id": 4}, []], ids=str)

@@ -374,6 +374,30 @@ async def test_an_unload_waits_for_leases_and_admits_no_new_one() -> None:
         assert house.checkpoints.engines["org--a"][0].history.count("close") == 1
 
 
+async def test_a_pause_wants_an_idle_neuron_and_begins_nothing_after_it() -> None:
+    house = House()
+    async with house.open() as lifecycle:
+        await lifecycle.load(load_request())
+        with lifecycle.lease("org/a"), pytest.raises(Conflict, match="in use"):
+            lifecycle.pause()
+        assert not lifecycle.recovering
+        lifecycle.pause()
+        assert lifecycle.recovering
+        with pytest.raises(Unavailable, match="restarting"), lifecycle.lease("org/a"):
+            pytest.fail("leased")
+        with pytest.raises(Unavailable, match="restarting"):
+            await lifecycle.load(load_request("org/b"))
+        assert [request.model_id for request in lifecycle.requests()] == ["org/a"]
+
+
+async def test_a_pause_waits_for_no_load() -> None:
+    house = House()
+    async with house.open() as lifecycle:
+        lifecycle.start_load(load_request())
+        with pytest.raises(Conflict, match="loading"):
+            lifecycle.pause()
+
+
 async def test_after_the_drain_bound_an_unload_ends_what_still_runs() -> None:
     house = House(drain_seconds=0.05)
     async with house.open() as lifecycle, trio.open_nursery() as nursery:

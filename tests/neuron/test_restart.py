@@ -95,6 +95,21 @@ async def test_a_fault_leaves_a_record_and_executes_the_same_command(
     assert exits.left == []
 
 
+async def test_a_restart_by_order_counts_as_no_fault(
+    tmp_path: Path, listener: socket.socket, autojump_clock: object
+) -> None:
+    exits = Exits()
+    for minute in range(6):
+        one = restarter(exits, tmp_path, listener, now=1e6 + 60 * minute)
+        one.renew()
+        one.fault(0, "too late to matter")
+        assert one.faulted
+        await ends(one)
+    assert len(exits.executed) == 6
+    assert exits.left == []
+    assert resident_file.read(tmp_path) == Legacy(REQUESTS)
+
+
 async def test_without_a_fault_it_waits(
     tmp_path: Path, listener: socket.socket, autojump_clock: object
 ) -> None:
