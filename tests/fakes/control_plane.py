@@ -52,6 +52,7 @@ async def control_plane(
     aliases: dict[str, str] | None = None,
     keep_alive: float = -1.0,
     eviction: EvictionSettings | None = None,
+    poll_seconds: float = 2.0,
     **settings: Any,
 ) -> AsyncIterator[ControlPlane]:
     """Router, loads and poller over *neurons*; those with a port of 0 are started first."""
@@ -63,7 +64,7 @@ async def control_plane(
         fleet = Fleet(nodes)
         async with open_control(fleet.neuron) as control, trio.open_nursery() as inner:
             names = ModelNames(Catalogue(models, aliases or {}), fleet)
-            poller = Poller(fleet, control, 2.0)
+            poller = Poller(fleet, control, poll_seconds)
             registry = CollectorRegistry()
             metrics = GatewayMetrics(registry)
             metrics.observe_fleet(fleet.nodes)

@@ -16,7 +16,7 @@ MODELS = (CatalogueEntry("m", vram_mb=1000), CatalogueEntry("kept", vram_mb=1000
 @asynccontextmanager
 async def planned(neuron: FakeNeuron, after: int = 2):
     rules = EvictionSettings(keep_alive=-1, defrag_after_cycles=after)
-    async with control_plane(neuron, models=MODELS, eviction=rules) as plane:
+    async with control_plane(neuron, models=MODELS, eviction=rules, poll_seconds=15) as plane:
         yield plane
 
 
@@ -35,13 +35,13 @@ async def test_after_so_many_cycles_an_idle_neuron_is_restarted_once(patient_clo
     neuron = FakeNeuron("n")
     async with planned(neuron) as plane:
         await cycle(plane, 1)
-        await trio.sleep(200)
+        await trio.sleep(90)
         assert neuron.counts["/restart"] == 0
         await cycle(plane, 1)
-        await trio.sleep(200)
+        await trio.sleep(90)
         assert neuron.counts["/restart"] == 1
         await cycle(plane, 1)
-        await trio.sleep(200)
+        await trio.sleep(90)
         assert neuron.counts["/restart"] == 1
 
 
@@ -50,7 +50,7 @@ async def test_never_or_not_yet(patient_clock, after):
     neuron = FakeNeuron("n")
     async with planned(neuron, after) as plane:
         await cycle(plane, 3)
-        await trio.sleep(200)
+        await trio.sleep(90)
         assert neuron.counts["/restart"] == 0
 
 
@@ -58,7 +58,7 @@ async def test_a_neuron_in_use_or_used_lately_is_left_alone(patient_clock):
     neuron = FakeNeuron("n")
     async with planned(neuron) as plane:
         await cycle(plane, 2)
-        for _ in range(5):
+        for _ in range(3):
             await use(plane, seconds=40)
             await trio.sleep(40)
         assert neuron.counts["/restart"] == 0
@@ -91,7 +91,7 @@ async def test_requests_wait_for_the_models_to_be_back(patient_clock):
         await trio.sleep(1)
         started = trio.current_time()
         await use(plane)
-        assert 15 < trio.current_time() - started < 25
+        assert 15 < trio.current_time() - started < 40
         assert neuron.counts["/models/load"] == loads  # the neuron does that itself
         await trio.sleep(100)
         await use(plane)
@@ -103,7 +103,7 @@ async def test_a_neuron_that_cannot_is_not_asked_all_the_time(patient_clock):
     neuron.scripts["/restart"] = lambda asked: error_reply(404, "not_found")
     async with planned(neuron) as plane:
         await cycle(plane, 2)
-        await trio.sleep(300)
+        await trio.sleep(150)
         assert neuron.counts["/restart"] == 1
         await use(plane)
 

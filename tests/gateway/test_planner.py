@@ -25,7 +25,9 @@ def small_neuron(name: str = "n", free: int = 1500, **sizes: int) -> FakeNeuron:
 
 @asynccontextmanager
 async def planned(*neurons: FakeNeuron, models=MODELS, **options):
-    async with control_plane(*neurons, models=models, eviction=RULES, **options) as plane:
+    async with control_plane(
+        *neurons, models=models, eviction=RULES, poll_seconds=6, **options
+    ) as plane:
         yield plane
 
 
