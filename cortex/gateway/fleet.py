@@ -350,14 +350,32 @@ class Fleet:
         return tuple(listed.values())
 
     def _publish(self, node: NodeSnapshot) -> None:
-        if node.name not in self._nodes:
+        """Replace a node's snapshot, and its replicas only: with many nodes polls come often."""
+        before = self._nodes.get(node.name)
+        if before is None:
             return
         self._nodes[node.name] = node
         resident = {model.id for model in node.models if model.status == wire.LOADED}
         for key in [key for key in self._endpoints if key[0] == node.name]:
             if key[1] not in resident:
                 del self._endpoints[key]
-        self._index()
+        here = {model.id: Replica(node, model) for model in node.models}
+        for model_id in here.keys() | {model.id for model in before.models}:
+            self._replace(node.name, model_id, here.get(model_id))
+        self._revision.set(self._revision.value + 1)
+
+    def _replace(self, name: str, model_id: str, replica: Replica | None) -> None:
+        """Have *replica* as the one of *model_id* on the node, in the order of the nodes."""
+        found = {each.node.name: each for each in self._replicas.get(model_id, ())}
+        found.pop(name, None)
+        if replica is not None:
+            found[name] = replica
+        if len(found) > 1:
+            found = {each: found[each] for each in self._nodes if each in found}
+        if found:
+            self._replicas[model_id] = tuple(found.values())
+        else:
+            self._replicas.pop(model_id, None)
 
     def _index(self) -> None:
         """Find the replicas anew and wake who waits for a change."""

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from cortex.config.gateway import NeuronNode
-from cortex.gateway.fleet import MISSES_ALLOWED, Fleet
+from cortex.gateway.fleet import MISSES_ALLOWED, Fleet, Replica
 from cortex.gateway.membership import FleetChange
 from cortex.wire import neuron as wire
 
@@ -313,3 +315,32 @@ async def test_a_new_configuration_wakes_who_waits_for_it(fleet, autojump_clock)
         await wait_all_tasks_blocked()
         await fleet.wait_configured()
     assert trio.current_time() >= 10
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "c"]),
+            st.lists(st.sampled_from(["x", "y", "z"]), max_size=3, unique=True),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_the_replicas_are_those_of_the_snapshots_whatever_came_before(polls):
+    fleet = Fleet([NeuronNode(name, f"http://{name}:1") for name in "abc"], clock=lambda: 0.0)
+    for at, (name, models, good) in enumerate(polls):
+        if good:
+            listed = [wire.Model(model, wire.LOADED) for model in models]
+            fleet.polled(name, listed, wire.Health(float(at)), asked_at=float(at))
+        else:
+            fleet.missed(name, "no answer")
+    for model in "xyz":
+        assert fleet.replicas(model) == tuple(
+            Replica(node, known)
+            for node in fleet.nodes()
+            for known in node.models
+            if known.id == model
+        )
+    assert set(fleet.model_ids()) == {m.id for node in fleet.nodes() for m in node.models}
