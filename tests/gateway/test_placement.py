@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex.config.catalogue import CatalogueEntry
 from cortex.config.gateway import EvictionSettings
-from cortex.gateway.eviction import Resident
+from cortex.gateway.eviction import Resident, free_from, hand_over_from
 from cortex.gateway.fleet import NodeSnapshot
 from cortex.gateway.placement import (
     Demand,
@@ -299,3 +301,97 @@ def test_a_placement_never_breaks_a_known_bound(fleet, vram_mb, floor):
     total, free = fleet[int(decision.node[1:])][decision.devices[0]]
     assert total is None or total >= max(vram_mb or 0, floor or 0)
     assert free is None or vram_mb is None or free >= vram_mb
+
+
+# Against every possibility
+
+_there = st.builds(
+    Resident,
+    model=st.sampled_from(["a", "b", "c", "d"]),
+    devices=st.sampled_from([frozenset({0}), frozenset({1})]),
+    mb=st.integers(1, 12),
+    rank=st.sampled_from([50, 100, 150]),
+    requests=st.integers(0, 1),
+    loaded_at=st.none() | st.sampled_from([NOW - 200, NOW - 50, NOW - 10]),
+    last_used=st.none() | st.sampled_from([NOW - 900, NOW - 100, NOW - 3]),
+    held=st.booleans(),
+    reload_seconds=st.sampled_from([1.0, 5.0, 20.0]),
+)
+
+
+@st.composite
+def _sites(draw) -> list[Site]:
+    found = []
+    for name in draw(st.sampled_from(["m", "mn"])):
+        free = draw(st.lists(st.none() | st.integers(0, 12), min_size=1, max_size=2))
+        there = draw(st.lists(_there, max_size=4, unique_by=lambda each: each.model))
+        found.append(
+            Site(
+                node(name, *((24, mb) for mb in free)),
+                tuple(each for each in there if max(each.devices) < len(free)),
+                taken=draw(st.sets(st.integers(0, 1), max_size=1).map(frozenset)),
+                promised_mb={0: draw(st.integers(0, 3))},
+                stale=draw(st.booleans()),
+            )
+        )
+    return found
+
+
+def _possible(demand: Demand, site: Site, rules) -> dict[str, bool]:
+    """By how the model can come to be on the site: tried out over each device and each set."""
+    ways = {"free": False, "evict": False, "hand over": False}
+    for device, health in enumerate(site.node.health.devices):
+        if device in site.taken:
+            continue
+        free = health.vram_free_mb
+        if free is None:
+            ways["free"] = True
+            continue
+        free = max(0, free - site.promised_mb.get(device, 0))
+        ways["free"] |= free >= demand.mb
+        here = [each for each in site.residents if each.devices == {device}]
+        for size in range(1, len(here) + 1):
+            for leaving in itertools.combinations(here, size):
+                if free + sum(each.mb for each in leaving) < demand.mb or site.stale:
+                    continue
+                if any(each.held for each in leaving):
+                    continue
+                if rules.strategy == "priority" and any(r.rank > demand.rank for r in leaving):
+                    continue
+                ready = [free_from(each, rules) <= NOW for each in leaving]
+                due = [hand_over_from(each, demand.since, rules) <= NOW for each in leaving]
+                ways["evict"] |= all(ready)
+                ways["hand over"] |= all(r or d for r, d in zip(ready, due, strict=True))
+    return ways
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(
+    _sites(),
+    st.integers(1, 20),
+    st.sampled_from([0, 20, 40, 400]),
+    st.sampled_from(["lru", "priority"]),
+)
+def test_what_is_possible_is_found_and_nothing_else(sites, mb, waited, strategy):
+    rules = attrs.evolve(RULES, strategy=strategy)
+    demand = Demand(entry(vram_mb=mb), mb, now=NOW, since=NOW - waited)
+    decision = place_demand(demand, sites, rules)
+    ways = {site.node.name: _possible(demand, site, rules) for site in sites}
+
+    def anywhere(way: str) -> bool:
+        return any(possible[way] for possible in ways.values())
+
+    if not isinstance(decision, Placement):
+        assert not any(anywhere(way) for way in ("free", "evict", "hand over"))
+        return
+    way = "free"
+    if decision.victims:
+        way = "hand over" if decision.hand_over else "evict"
+    assert ways[decision.node][way]
+    assert way == next(way for way in ("free", "evict", "hand over") if anywhere(way))
+    site = next(site for site in sites if site.node.name == decision.node)
+    for model in decision.victims:
+        resident = next(each for each in site.residents if each.model == model)
+        assert not resident.held
+        assert decision.hand_over or free_from(resident, rules) <= NOW
