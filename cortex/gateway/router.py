@@ -227,7 +227,9 @@ class Router:
         if under_way is None:
             return None
         node = under_way[0]
-        return {"stage": "placing"} if node is None else {"node": node, "stage": "starting"}
+        if node is not None:
+            return {"node": node, "stage": "starting"}
+        return {"stage": "waiting" if self._loads.waiting_for(model) else "placing"}
 
     async def load(self, name: str, node: str | None = None) -> str:
         """An operator's load of *name*, also of a model no catalogue lists; the node that has it.

@@ -323,6 +323,7 @@ async def test_on_one_device_loads_come_one_after_the_other_in_order(patient_clo
             await trio.sleep(1)
         assert loads(neuron) == ["a"]
         assert "another model is being loaded" in plane.router._loads.waiting_for("b")
+        assert plane.router.loading("b") == {"stage": "waiting"}
         neuron.load_gate.set()
         await plane.seen(lambda fleet: fleet.node("n").model("c") is not None)
         assert loads(neuron) == ["a", "b", "c"]
