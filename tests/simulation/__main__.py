@@ -19,7 +19,8 @@ from simulation.outcome import Outcome
 from simulation.scenario import Mishaps, Scenario, make
 
 PATIENCE = GatewaySettings()
-CORTEX = EvictionSettings()
+# Models leave for others only, since the baseline unloads none because it is idle.
+CORTEX = EvictionSettings(keep_alive=-1)
 EAGER = attrs.evolve(CORTEX, min_residency_seconds=0, max_wait_seconds=0)
 
 SCENARIOS = {
