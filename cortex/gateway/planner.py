@@ -194,7 +194,8 @@ class Planner:
     def _drain(self, goal: Goal, placement: Placement, view: Occupancy, now: float) -> None:
         """Begin once the models that leave have finished; or begin elsewhere if that is sooner."""
         node = placement.node
-        if not self._fleet.node(node).serving:
+        pinned = any(view.held(node, each) for each in placement.victims)  # since the decision
+        if pinned or not self._fleet.node(node).serving:
             self._reopen(goal)
             self._place(goal, view, now)
             return

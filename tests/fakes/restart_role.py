@@ -3,8 +3,8 @@
     python -m fakes.restart_role STATE_DIRECTORY
 
 Prints its port. A connection sends one line: ``who`` is answered with the process id, a number made
-at start, and the models that are loaded; ``fault`` breaks the device while the connection's own
-request runs, and is answered with how that request ended.
+at start, and the models that are loaded; ``renew`` orders a restart; ``fault`` breaks the device
+while the connection's own request runs, and is answered with how that request ended.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ async def main(state: Path) -> None:
 
     async def answer(stream: trio.SocketStream) -> None:
         async with stream:
-            if await stream.receive_some(100) == b"fault\n":
+            word = await stream.receive_some(100)
+            if word == b"fault\n":
                 await stream.send_all(await fault())
+            elif word == b"renew\n":
+                lifecycle.pause()
+                restarter.renew()
+                await stream.send_all(b"restarting\n")
             else:
                 names = [f"{r.model_id}:{r.context}" for r in lifecycle.requests()]
                 await stream.send_all(f"{os.getpid()} {BOOT} {','.join(names)}\n".encode())

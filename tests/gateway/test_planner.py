@@ -38,6 +38,11 @@ async def use(plane: ControlPlane, model: str, seconds: float = 0.0) -> str:
         return lease.node
 
 
+async def refused(plane: ControlPlane, model: str) -> None:
+    with pytest.raises(errors.Unavailable, match="no neuron has room"):
+        await use(plane, model)
+
+
 def loads(*neurons: FakeNeuron) -> list[str]:
     return [
         asked.json["model_id"]
@@ -235,6 +240,19 @@ async def test_everybody_who_waited_has_left_and_the_model_is_open_again(patient
             await trio.sleep(15)
             assert not plane.router._loads.handing_over("n", "a")
             assert await use(plane, "a") == "n"
+        assert loads(neuron) == ["a"]
+
+
+async def test_a_pin_set_while_a_model_finishes_keeps_it(patient_clock):
+    neuron = small_neuron()
+    async with planned(neuron) as plane:
+        async with plane.router.route("a"), trio.open_nursery() as nursery:
+            nursery.start_soon(refused, plane, "b")
+            await trio.sleep(40)
+            assert plane.router._loads.handing_over("n", "a")
+            plane.pins.pin("a")
+            await trio.sleep(10)
+            assert not plane.router._loads.handing_over("n", "a")
         assert loads(neuron) == ["a"]
 
 

@@ -255,6 +255,11 @@ def test_a_real_process_serves_again_under_its_id_with_its_models(tmp_path: Path
         # The listener outlives the process image: a connection made meanwhile is only slow.
         _, models = after(port, boot, role.pid)
         assert models == "a:None,b:9"
+        boot = say(port, "who").split()[1]
+        assert say(port, "renew") == "restarting"
+        _, models = after(port, boot, role.pid)
+        assert models == "a:None,b:9"
+        assert resident_file.read(tmp_path).recoveries == 1  # the fault's
         # Now it is its fifth time within minutes, and it gives up.
         now = time.time()
         resident_file.write(tmp_path, Legacy((), (now - 3, now - 2, now - 1, now)))
