@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 from fakes.accounts import add_key
-from fakes.gateway import CHAT, MESSAGES, chat, gateway, message
+from fakes.gateway import CHAT, LANES, MESSAGES, chat, gateway, lane_fixture, message
 from fakes.neuron import FakeNeuron, Reply, chunk, json_reply
 from prometheus_client import CollectorRegistry
 from trio.testing import wait_all_tasks_blocked
@@ -20,6 +20,14 @@ from cortex.gateway.auth import database, journal, report
 from cortex.gateway.auth.accounts import open_accounts
 
 BOTH = [CHAT, MESSAGES]
+
+
+@pytest.fixture(autouse=True, params=LANES)
+def lane(request, monkeypatch) -> str:
+    """The lane that serves the hot routes: everything holds on either."""
+    return lane_fixture(request, monkeypatch)
+
+
 COUNT = f"{MESSAGES}/count_tokens"
 BODIES = {CHAT: chat, MESSAGES: message}
 
