@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 from conformance.checks import CHAT, EMBEDDINGS, MESSAGES, MODELS, Server, told, user
 from fakes.images import data_url, gif_bytes, png_bytes
-from fakes.neuron import Reply, json_reply
+from fakes.neuron import FakeNeuron, Reply, json_reply
+from fakes.served_gateway import served_gateway
+
+from cortex.config.gateway import ImageSettings
 
 PATHS = {"openai": CHAT, "anthropic": MESSAGES}
 
@@ -244,6 +248,35 @@ def test_an_image_that_is_none_or_elsewhere_is_refused_unasked(
     where = "messages[0].content[0]" if path == CHAT else "messages.0.content.0"
     assert error["message"].startswith(where)
     assert asked == []
+
+
+@pytest.fixture(scope="module")
+def fetching(lane: dict[str, Any]) -> Iterator[Server]:
+    """A gateway that fetches images, http included."""
+    neuron = FakeNeuron("a")
+    neuron.hold("m")
+    images = ImageSettings(fetch=True, allow_http=True)
+    with served_gateway(neuron, run=lane, images=images) as served:
+        yield Server(served, "m")
+
+
+INSIDE = [url for url in REMOTE if "example.com" not in url]
+
+
+@pytest.mark.parametrize("url", INSIDE, ids=[f"BAD19-inside-{n}" for n in range(len(INSIDE))])
+def test_bad19_with_leave_to_fetch_nothing_behind_the_gateway_is_asked(
+    fetching: Server, path: str, url: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.setblocking(False)
+        url = url.replace("127.0.0.1:1/", f"127.0.0.1:{inside.getsockname()[1]}/")
+        if path == CHAT:
+            part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+        else:
+            part = {"type": "image", "source": {"type": "url", "url": url}}
+        fetching.refused(path, body(fetching, path, messages=[user([part])]))
+        with pytest.raises(BlockingIOError):
+            inside.accept()
 
 
 def test_bad23_an_image_beyond_the_cap_is_413(scripted: Server, path: str) -> None:

@@ -15,7 +15,13 @@ from fakes.demo_neuron import chunks_of, eventually
 from fakes.neuron import FakeNeuron
 
 from cortex.config.catalogue import Catalogue, CatalogueEntry
-from cortex.config.gateway import EvictionSettings, GatewayConfig, GatewaySettings, NeuronNode
+from cortex.config.gateway import (
+    EvictionSettings,
+    GatewayConfig,
+    GatewaySettings,
+    ImageSettings,
+    NeuronNode,
+)
 from cortex.gateway import app
 
 
@@ -55,6 +61,7 @@ def served_gateway(
     models: tuple[CatalogueEntry, ...] = (),
     aliases: dict[str, str] | None = None,
     run: dict[str, Any] | None = None,
+    images: ImageSettings | None = None,
     **settings: Any,
 ) -> Iterator[ServedGateway]:
     """*endpoints* are neurons that run already; *run* are further options of `app.run`."""
@@ -72,6 +79,7 @@ def served_gateway(
                 gateway=GatewaySettings(**{**listen, **pace, **settings}),
                 eviction=EvictionSettings(keep_alive=-1),
                 neurons=tuple(NeuronNode(f"node-{n}", url) for n, url in enumerate(urls)),
+                images=images or ImageSettings(),
             )
             catalogue = Catalogue({entry.id: entry for entry in models}, aliases or {})
             serve = partial(app.run, config, catalogue, stop=trio.sleep_forever, **(run or {}))
