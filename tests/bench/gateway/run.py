@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -155,8 +156,13 @@ def running(options: argparse.Namespace, folder: Path) -> Iterator[list[Gateway]
         upstream.end()
 
 
+def known(value: float) -> bool:
+    """Whether it was measured: what was not is nothing, or beyond every bound."""
+    return value != 0 and math.isfinite(value)
+
+
 def number(value: float, digits: int) -> str:
-    return "-" if value in (0.0, float("inf")) or value != value else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if known(value) else "-"
 
 
 def rows(gateways: list[Gateway], results: Results) -> Iterator[tuple[str, list[float], int, bool]]:
@@ -166,7 +172,8 @@ def rows(gateways: list[Gateway], results: Results) -> Iterator[tuple[str, list[
         return [results[gateway.name, load.key] for gateway in gateways]
 
     for load in LOADS:
-        found, alone = cells(load), results[gateways[0].name, load.key]
+        found = cells(load)
+        alone = found[0]
         if load.paced:
             yield f"{load.key}: first byte, added p50, ms", added(found, "first", alone), 2, True
             for at, name in enumerate(("p50", "p99")):
@@ -185,29 +192,28 @@ def rows(gateways: list[Gateway], results: Results) -> Iterator[tuple[str, list[
 def added(cells: list[Cell], name: str, alone: Cell) -> list[float]:
     """What each adds to the upstream alone, whose own value stands in its place."""
     base: float = getattr(alone, name)
-    known = base if base != float("inf") else 0.0
-    return [base, *(getattr(cell, name) - known for cell in cells[1:])]
+    return [base, *(getattr(cell, name) - base for cell in cells[1:])]
 
 
 def table(gateways: list[Gateway], results: Results) -> Iterator[str]:
     names = [f"{gateway.name} {gateway.version}".strip() for gateway in gateways]
-    ratios = ["LiteLLM", "fastest Rust"] if len(gateways) > 2 else []
-    heads = [*names, *(f"times better than {name}" for name in ratios)]
+    peers = {
+        "LiteLLM": [gateway for gateway in gateways if gateway.name == "LiteLLM"],
+        "the best Rust router": [gateway for gateway in gateways if gateway.rust],
+    }
+    peers = {name: found for name, found in peers.items() if found}
+    heads = [*names, *(f"times better than {name}" for name in peers)]
     yield f"| | {' | '.join(heads)} |"
     yield "|---" * (len(heads) + 1) + "|"
     for name, values, digits, less in rows(gateways, results):
+        if not any(map(known, values)):
+            continue
+        by_name = {gateway.name: value for gateway, value in zip(gateways, values, strict=True)}
         shown = [number(value, digits) for value in values]
-        ours = values[1]
-        for peer in ratios:
-            others = [
-                value
-                for gateway, value in zip(gateways, values, strict=True)
-                if (gateway.rust if peer == "fastest Rust" else gateway.name == peer)
-                and 0 < value < float("inf")
-            ]
-            best = (min if less else max)(others, default=0.0)
-            known = best > 0 and 0 < ours < float("inf")
-            shown.append(f"{best / ours if less else ours / best:.2f}" if known else "-")
+        shown += [
+            ratio(values[1], [by_name[peer.name] for peer in found], less=less)
+            for found in peers.values()
+        ]
         yield f"| {name} | {' | '.join(shown)} |"
     for gateway in gateways:
         failed = {load.key: results[gateway.name, load.key].failures for load in LOADS}
@@ -216,13 +222,22 @@ def table(gateways: list[Gateway], results: Results) -> Iterator[str]:
             yield f"\nFailures of {gateway.name}: {told}."
 
 
+def ratio(ours: float, theirs: list[float], *, less: bool) -> str:
+    """How many times better *ours* is than the best of *theirs*."""
+    measured = [value for value in theirs if known(value) and value > 0]
+    if not measured or not known(ours) or ours <= 0:
+        return "-"
+    return f"{min(measured) / ours if less else ours / max(measured):.2f}"
+
+
 def caption(options: argparse.Namespace, load_before: float) -> str:
     return (
         f"{time.strftime('%Y-%m-%d %H:%M')} UTC, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, load average before {load_before:.2f}; "
         f"keys {'on' if options.auth else 'off'}; best of {options.rounds} rounds of "
         f"{options.seconds} s; load from {'wrk' if wrk.available() else 'load.py'}. The first "
-        "column holds the upstream's own latencies, the others what the gateway adds.\n"
+        "column holds the upstream's own latencies, the others what the gateway adds; a dash is "
+        "what was not measured or that the gateway cannot do.\n"
     )
 
 
