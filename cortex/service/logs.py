@@ -53,10 +53,28 @@ class Log:
     def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
         logger = self._logger
         if logger.isEnabledFor(level):
-            # Not by way of Logger.log: it walks the stack for a file and a line nobody is shown.
-            record = logging.LogRecord(logger.name, level, "", 0, event, None, None)
-            vars(record)[_FIELDS] = fields
-            logger.handle(record)
+            logger.handle(_record(logger.name, level, event, fields))
+
+
+# What every record has. Making one anew walks the stack for a file and a line, and asks for the
+# thread and the process, none of which a line shows.
+_COMMON = vars(logging.makeLogRecord({}))
+
+
+def _record(name: str, level: int, event: str, fields: dict[str, Any]) -> logging.LogRecord:
+    now = time.time()
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    vars(record).update(
+        _COMMON,
+        name=name,
+        msg=event,
+        levelno=level,
+        levelname=logging.getLevelName(level),
+        created=now,
+        msecs=now % 1 * 1000,
+        **{_FIELDS: fields},
+    )
+    return record
 
 
 def get(area: str) -> Log:
@@ -145,9 +163,6 @@ def _plain(value: Any) -> bool:
 
 def configure(level: str = "info", json: bool = False, stream: TextIO | None = None) -> None:
     """Send every area's events from *level* on to *stream*, which is stderr by default."""
-    # No line shows them, and looking them up is a third of what making a record costs.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if json else _LineFormatter())
     root = logging.getLogger(_ROOT)

@@ -12,9 +12,7 @@ from cortex.service import logs
 
 
 @pytest.fixture
-def lines(monkeypatch):
-    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
-        monkeypatch.setattr(logging, name, True, raising=False)
+def lines():
     stream = io.StringIO()
     loggers = [logging.getLogger("cortex"), logging.getLogger("hypercorn.error")]
     before = [(list(each.handlers), each.propagate, each.level) for each in loggers]
@@ -62,14 +60,24 @@ def test_a_value_has_quotes_where_it_needs_them(lines, value, shown):
 
 def test_each_line_has_its_own_time(lines, monkeypatch):
     for now in (1e9, 1e9 + 0.25, 1e9 + 59.5):
-        monkeypatch.setattr(logging.time, "time", lambda now=now: now)
-        monkeypatch.setattr(logging.time, "time_ns", lambda now=now: int(now * 1e9), raising=False)
+        monkeypatch.setattr(logs.time, "time", lambda now=now: now)
         logs.get("x").info("e")
     assert [line.split()[0] for line in lines()] == [
         "2001-09-09T01:46:40.000Z",
         "2001-09-09T01:46:40.250Z",
         "2001-09-09T01:47:39.500Z",
     ]
+
+
+def test_other_handlers_get_a_whole_record(caplog):
+    caplog.set_level("INFO", "cortex.x")
+    logs.get("x").warning("e", a=1)
+    (record,) = caplog.records
+    made = logging.makeLogRecord({})
+    assert vars(record).keys() - vars(made).keys() - {"message", "asctime"} == {"cortex_fields"}
+    assert vars(made).keys() <= vars(record).keys()
+    assert (record.levelname, record.name, record.getMessage()) == ("WARNING", "cortex.x", "e")
+    assert 0 <= record.msecs < 1000
 
 
 def test_the_request_id_is_on_every_line_of_its_request(lines):
