@@ -47,6 +47,8 @@ class EpollWatch:
     _watched: dict[int, Gone] = attrs.field(factory=dict, init=False)
 
     def watch(self, sock: socket.socket, gone: Gone) -> None:
+        if self._epoll.closed:  # all is being cancelled
+            return
         self._watched[sock.fileno()] = gone
         self._epoll.register(sock, select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR)
 
@@ -62,6 +64,7 @@ class EpollWatch:
                     self._epoll.unregister(number)
                     self._watched.pop(number)()
         finally:
+            self._watched.clear()
             self._epoll.close()
 
 

@@ -143,8 +143,9 @@ class LaneBody:
         while len(parts) < length:
             parts += await self.link.receive_more()
         self.rest = bytes(parts[length:])
+        del parts[length:]
         self.complete = True
-        return bytes(parts[:length])
+        return bytes(parts)
 
     async def _chunked(self) -> bytes:
         body = ChunkedBody(self.limit)

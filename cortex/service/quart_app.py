@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 from quart import Response as QuartResponse
 from quart import request as current_request
@@ -194,6 +195,29 @@ async def _respond(edge: Edge) -> QuartResponse:
     return _response(reply.answer, request, close=not body.complete)
 
 
+class CutShort(Exception):
+    """A stream failed behind its status: the connection has to end without the body's end."""
+
+
+@attrs.define(eq=False)
+class _Frames:
+    """The body of a streamed response, as Quart iterates it."""
+
+    channel: trio.MemoryReceiveChannel[bytes]
+    writer: StreamWriter | None = None
+
+    def __aiter__(self) -> _Frames:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self.channel.receive()
+        except trio.EndOfChannel:
+            if self.writer is not None and (self.writer.ended or self.writer.lost):
+                raise StopAsyncIteration from None
+            raise CutShort from None
+
+
 async def _stream(
     edge: Edge,
     request: HttpRequest,
@@ -205,15 +229,16 @@ async def _stream(
     stopped reading pins the task that writes for as long as its connection lives; this one lets go
     after the stall bound."""
     send, receive = trio.open_memory_channel[bytes](BUFFER)
+    frames = _Frames(receive)
 
     def started(answer: StreamAnswer) -> None:
-        response = QuartResponse(receive, answer.status)
+        response = QuartResponse(frames, answer.status)
         response.timeout = None  # Quart's default ends a response after 60 s
         response.headers.update(response_headers(answer, request.request_id, close=False))
         task_status.started(response)
 
     with send:
-        writer = StreamWriter(answer, ChannelSink(send, started))
+        writer = frames.writer = StreamWriter(answer, ChannelSink(send, started))
         async with trio.open_nursery() as pacing:
             pacing.start_soon(partial(keep_pace, writer))
             failure = await edge.stream(request, writer)

@@ -73,6 +73,19 @@ async def test_data_is_no_end_and_does_not_hide_one(pair, nursery):
     nursery.cancel_scope.cancel()
 
 
+async def test_after_its_end_nothing_is_watched_and_nothing_fails(pair):
+    watch = hangup_watch()
+    _, server = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.run)
+        await trio.testing.wait_all_tasks_blocked()
+        watch.watch(server, lambda: None)
+        nursery.cancel_scope.cancel()
+    watch.forget(server)
+    watch.watch(server, lambda: None)
+    watch.forget(server)
+
+
 async def test_one_that_is_forgotten_is_not_told_and_its_number_may_be_given_anew(watch, pair):
     client, server = pair
     told = []

@@ -256,6 +256,20 @@ async def test_the_drain_has_an_end(nursery):
             await running.stopped.wait()
 
 
+async def test_cancelling_everything_at_once_leaves_no_trace(caplog):
+    async with trio.open_nursery() as nursery:
+        running = Running(Service())
+        await nursery.start(running.run)
+        streams = [await running.connect(post(path)) for path in ("/waits", "/streams", "/flood")]
+        streams.append(await running.connect(b"GET /cold HTTP/1.1\r\nhost: x\r\n\r\n"))
+        await running.service.begun.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    for stream in streams:
+        await stream.aclose()
+    assert "failed" not in caplog.text
+
+
 async def test_a_thousand_that_connect_and_leave_cost_nothing(running):
     async def come_and_go(count: int) -> None:
         for n in range(count):

@@ -45,6 +45,8 @@ class Service:
             try:
                 for n in range(3):
                     await writer.write(b"data: %d\n\n" % n)
+                if request.query.get("fail"):
+                    raise RuntimeError("secret detail")
                 if request.query.get("hang"):
                     self.streamed.set()
                     await trio.sleep_forever()
@@ -194,6 +196,23 @@ async def test_a_stream_arrives_whole(served):
     answer = await client.get("/stream")
     assert answer.content == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+
+async def test_a_stream_that_fails_after_its_status_never_looks_whole(served):
+    _, _, url = served
+    answer = await raw(url, b"GET /stream?fail=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b"data: 2\n\n" in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert b"secret" not in answer
+
+
+async def test_a_small_body_that_nobody_wants_is_read_and_the_connection_goes_on(served):
+    _, _, url = served
+    unwanted = b"POST /nope HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello"
+    last = b"POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1\r\n\r\ny"
+    answer = await raw(url, unwanted * 2 + last)
+    assert answer.count(b"HTTP/1.1 404") == 2
+    assert answer.endswith(b"y")
 
 
 @pytest.mark.parametrize("path", ["/stream?hang=1", "/wait"])
