@@ -24,9 +24,9 @@ from cortex.errors import (
     Unavailable,
     UpstreamError,
 )
-from cortex.gateway.app import make_core
 from cortex.gateway.auth.caller import Caller
 from cortex.gateway.breaker import FAILURES
+from cortex.gateway.composition import make_core
 from cortex.gateway.core import InferenceCore, Job
 from cortex.gateway.encoder import PassThrough
 from cortex.gateway.queue import WaitingRoom
