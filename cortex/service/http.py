@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -15,8 +15,9 @@ from cortex.errors import CortexError
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
-# Two of these say two things about who asks: together they are no credential that anybody knows.
-CREDENTIALS = frozenset({"authorization", "x-api-key"})
+# Headers whose repetition means that somebody in front may have believed the other one.
+ONCE = frozenset({"authorization", "content-encoding", "expect", "host", "x-api-key"})
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -127,18 +128,6 @@ class Route:
 
 # Raises for a request that may not reach its route's handler; may set the request's ``caller``.
 Guard = Callable[[HttpRequest, Route], None]
-
-
-def header_map(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by their lower-case names. The last of repeated ones wins, but for `CREDENTIALS`,
-    which are joined by a comma, so that neither of two is taken for the right one."""
-    headers: dict[str, str] = {}
-    for name, value in pairs:
-        key = name.lower()
-        if key in CREDENTIALS and key in headers:
-            value = f"{headers[key]}, {value}"
-        headers[key] = value
-    return headers
 
 
 def request_id_from(headers: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ import attrs
 import httptools
 
 from cortex.errors import BadRequest, HeadTooLarge
+from cortex.service.http import ONCE
 
 MAX_HEAD_BYTES = 64 * 1024  # agents send long lists of betas; nginx's default is 32 KiB
 MAX_FIELDS = 256
@@ -77,8 +78,8 @@ class Head:
         self.fields += 1
         if key == "connection":
             self.close = self.close or "close" in _tokens(text)
-        elif key == "host" and key in self.headers:
-            raise BadRequest("there is more than one Host header", code="bad_request_head")
+        elif key in ONCE and key in self.headers:
+            raise BadRequest(f"there is more than one {key} header", code="bad_request_head")
         self.headers[key] = text
 
 

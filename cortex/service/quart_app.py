@@ -25,13 +25,13 @@ from cortex.service.edge import (
     response_headers,
 )
 from cortex.service.http import (
+    ONCE,
     Answer,
     ErrorRenderer,
     Guard,
     HttpRequest,
     Route,
     StreamAnswer,
-    header_map,
     request_id_from,
 )
 from cortex.service.stream import BUFFER, ChannelSink, StreamWriter, keep_pace
@@ -169,7 +169,7 @@ class _Body:
 
 
 def _request(incoming: Any) -> HttpRequest:
-    headers = header_map(incoming.headers.items())
+    headers = {name.lower(): value for name, value in incoming.headers.items()}
     return HttpRequest(
         method=incoming.method,
         path=incoming.path,
@@ -185,6 +185,10 @@ async def _respond(edge: Edge) -> QuartResponse:
     incoming: Any = current_request
     request = _request(incoming)
     logs.request_id.set(request.request_id)
+    for name in ONCE:
+        if name in request.headers and len(incoming.headers.getlist(name)) > 1:
+            error = BadRequest(f"there is more than one {name} header", code="bad_request_head")
+            return _response(edge.failed(request, error), request, close=True)
     body = _Body(incoming, edge.max_body_bytes)
     reply = await edge.answer(request, body)
     with suppress(CortexError):

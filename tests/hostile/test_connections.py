@@ -95,6 +95,8 @@ async def test_many_that_drip_or_sleep_hold_up_nobody(attacked):
 HEADS = {
     "no-host": b"POST %b HTTP/1.1\r\ncontent-length: 0\r\n\r\n" % CHAT.encode(),
     "two-hosts": request(GOOD, b"host: y"),
+    "two-keys": request(GOOD, b"authorization: Bearer a", b"authorization: Bearer b"),
+    "two-other-keys": request(GOOD, b"x-api-key: a", b"X-Api-Key: b"),
     "bare-cr": request(GOOD, b"x-a: b\rc"),
     "gzip-chunked": request(b"", b"transfer-encoding: gzip, chunked"),
 }

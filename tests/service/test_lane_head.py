@@ -119,6 +119,8 @@ BAD = {
     "no-colon": (b"nonsense",),
     "no-name": (b": b",),
     "two-hosts": (b"host: y",),
+    "two-keys": (b"authorization: Bearer a", b"Authorization: Bearer b"),
+    "two-encodings": (b"content-encoding: gzip", b"content-encoding: zstd"),
 }
 
 

@@ -10,6 +10,7 @@ import trio.testing
 
 from cortex.errors import CortexError
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer, Writer
+from cortex.service.lane import IDLE_SECONDS
 from cortex.service.quart_app import make_app
 from cortex.service.serve import listen, serve, split_address, url_of
 
@@ -119,6 +120,26 @@ async def test_an_idle_connection_ends_with_the_server_at_once(nursery):
         running.stop.set()
         with trio.fail_after(5):
             await running.stopped.wait()
+
+
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """Jumps when nothing is to be done, but only once sockets were quiet for a moment."""
+    return trio.testing.MockClock(autojump_threshold=0.01)
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /held HTTP/1.1\r\nhost:"])
+async def test_a_connection_that_says_nothing_whole_is_closed_in_time(nursery, patient_clock, sent):
+    running = Running(Service(), drain_seconds=1)
+    url = await nursery.start(running.run)
+    host, port = url.removeprefix("http://").split(":")
+    start = trio.current_time()
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(sent)
+        while await stream.receive_some():
+            pass
+    assert trio.current_time() - start <= IDLE_SECONDS
+    running.stop.set()
 
 
 @pytest.mark.parametrize(
