@@ -25,6 +25,7 @@ _CHAT = "tests/neuron/test_chat_conformance.py::"
 _STREAMS = "tests/neuron/test_chat_streams.py::"
 _OPENAI = "tests/gateway/test_api_openai.py::"
 _ANTHROPIC = "tests/gateway/test_api_anthropic.py::"
+_CODEX = "tests/conformance/test_responses_clients.py::"
 _FRAMING = "tests/hostile/test_framing.py::"
 _FETCH = "tests/gateway/test_image_fetch.py::"
 _RELAY = "tests/gateway/test_relay.py::"
@@ -83,6 +84,9 @@ ELSEWHERE = {
     "CB17": _CHAT + "test_a_penalty_stops_repetition",
     "CB28": _CHAT + "test_thinking_is_kept_apart_from_the_answer",
     "CB30": _CHAT + "test_effort_none_does_not_think",
+    "CE09": _CODEX + "test_ce09_ce10_a_session_of_codex",
+    "CE10": _CODEX + "test_ce09_ce10_a_session_of_codex",
+    "CE11": _CODEX + "test_ce11_codex_learns_that_it_has_to_compact",
     "CS12": "tests/system/test_streams.py::"
     "test_a_client_that_leaves_mid_stream_frees_its_seat_within_a_second",
     "CS14": "tests/system/test_streams.py::"
@@ -102,7 +106,6 @@ ELSEWHERE = {
 
 _SERVER = "of the server, not of a dialect: tested with it"
 _OTHER_CLIENT = "runs another project's code, which no test here downloads"
-_RESPONSES = "a Responses client: in the file of that dialect"
 
 # id -> why there is no test of that name.
 LEFT_OUT = {
@@ -110,9 +113,6 @@ LEFT_OUT = {
     "BAD47": "clock jumps, full disks and missing descriptors cannot be made in a test's process",
     "CB24": "no model of this engine sees yet",
     "CS13": "decided otherwise: a FIN means that the client is gone",
-    "CE09": _RESPONSES,
-    "CE10": _RESPONSES,
-    "CE11": _RESPONSES,
     "CE20": _OTHER_CLIENT,
     "CE21": _OTHER_CLIENT,
     "CE22": _OTHER_CLIENT,
