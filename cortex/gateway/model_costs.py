@@ -15,6 +15,7 @@ from cortex.wire import neuron as wire
 
 MIB = 1 << 20
 USEFUL_CONTEXT = 8192  # tokens; with less room than for these it is better to make some
+ROOMY = 0.9  # of a device: what neurons give out unless told otherwise
 FIRST_BANDWIDTH = 1000.0  # MiB/s before anything was measured: weights off a common SSD
 UNKNOWN_SECONDS = 15.0  # for a model of which no size is known
 # A node that has not loaded a model yet may have to download it first.
@@ -28,6 +29,7 @@ class ModelCosts:
     """Owner of the sizes and loading times that were learnt; kept for the process's life."""
 
     _estimated: dict[str, int] = attrs.field(factory=dict, init=False)  # MiB
+    _fixed: dict[str, int] = attrs.field(factory=dict, init=False)  # estimates without cache
     _least: dict[str, int] = attrs.field(factory=dict, init=False)  # more than was free
     _seconds: dict[tuple[str, str], float] = attrs.field(factory=dict, init=False)
     _bandwidth: dict[str, float] = attrs.field(factory=dict, init=False)  # MiB/s, by node
@@ -40,6 +42,17 @@ class ModelCosts:
         if known is None or least is None:
             return least if known is None else known
         return max(known, least)
+
+    def fitting_mb(
+        self, model_id: str, entry: CatalogueEntry | None, largest_mb: int | None
+    ) -> int | None:
+        """As `mb`, but what nobody has stated is at most what the largest device has to give: with
+        less room a neuron makes do with a shorter context, down to none at all."""
+        mb = self.mb(model_id, entry)
+        stated = entry is not None and entry.vram_mb is not None
+        if mb is None or stated or largest_mb is None:
+            return mb
+        return min(mb, max(int(largest_mb * ROOMY), self._fixed.get(model_id, 0)))
 
     def resident_mb(self, model: wire.Model, entry: CatalogueEntry | None) -> int | None:
         """MiB that come free when *model* leaves."""
@@ -68,6 +81,7 @@ class ModelCosts:
         tokens = min(estimate.trained_context, USEFUL_CONTEXT)
         fixed = estimate.total_bytes - estimate.rows.get("kv", 0)
         needed = fixed + estimate.kv_bytes_per_token * tokens
+        self._fixed[model_id] = -(-fixed // MIB)
         self._estimated[model_id] = -(-needed // MIB)
 
     def loaded(self, node: str, model: wire.Model, mb: int | None, seconds: float) -> None:

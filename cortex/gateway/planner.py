@@ -158,7 +158,7 @@ class Planner:
         decision = self._decision(goal, view, now)
         if isinstance(decision, Placement):
             owner = self._owners.of(decision.node)
-            mb = self._costs.mb(goal.model, goal.entry)
+            mb = self._mb(goal)
             claim = owner.claim(decision.devices, mb, decision.victims)
             goal.placement, goal.claim = decision, claim
             if decision.hand_over:
@@ -177,7 +177,7 @@ class Planner:
             self._fail(goal, _refused(goal.model, decision))
 
     def _decision(self, goal: Goal, view: Occupancy, now: float) -> Placement | Hold | Refusal:
-        mb = self._costs.mb(goal.model, goal.entry)
+        mb = self._mb(goal)
         demand = Demand(goal.entry, mb, now, goal.since, rank_of(goal.entry))
         sites = view.sites(goal.model, demand, goal.node)
         decision = place(demand, sites, self._rules, exclude=frozenset(goal.tried))
@@ -226,6 +226,17 @@ class Planner:
         self._drop(goal)
 
     # What else is known of a goal
+
+    def _mb(self, goal: Goal) -> int | None:
+        """MiB that the goal's model needs, as far as known."""
+        totals = [
+            device.vram_total_mb
+            for node in self._fleet.nodes()
+            if node.discovery is not None and infeasible(goal.entry, node) is None
+            for device in node.discovery.devices
+            if device.vram_total_mb is not None
+        ]
+        return self._costs.fitting_mb(goal.model, goal.entry, max(totals, default=None))
 
     def _replicas(self, goal: Goal) -> Iterable[Replica]:
         return (
@@ -306,7 +317,7 @@ class Planner:
         started_at = trio.current_time()
         model = await owner.load(_request(goal.model, goal.entry, placement.devices))
         seconds = trio.current_time() - started_at
-        mb = self._costs.mb(goal.model, goal.entry)
+        mb = self._mb(goal)
         self._costs.loaded(placement.node, model, mb, seconds)
         self.on_loaded(goal, placement.node, seconds)
         log.info("loaded", model=goal.model, node=placement.node, seconds=round(seconds, 3))
@@ -326,7 +337,8 @@ class Planner:
     # Sizes nobody has stated
 
     def _ask_size(self, goal: Goal) -> None:
-        if self._costs.mb(goal.model, goal.entry) is None and goal.model not in self._asked:
+        known = self._costs.mb(goal.model, goal.entry) is not None
+        if not known and goal.model not in self._asked:
             self._asked.add(goal.model)
             self._estimating.add(goal.model)
             self._nursery.start_soon(self._estimate, goal, name=f"estimate {goal.model}")

@@ -36,6 +36,17 @@ def test_of_an_estimates_cache_a_useful_context_counts_whatever_was_free():
     assert costs.mb("m", None) == 900 + 8192
 
 
+def test_what_nobody_stated_is_no_more_than_the_largest_device_can_give():
+    costs = ModelCosts()
+    assert costs.fitting_mb("m", None, 5000) is None
+    costs.estimated("m", estimate(kv=0, trained=1_000_000))  # 9092 MiB with a useful context
+    assert costs.fitting_mb("m", None, None) == 9092
+    assert costs.fitting_mb("m", None, 20_000) == 9092
+    assert costs.fitting_mb("m", None, 5000) == 4500  # a shorter context will have to do
+    assert costs.fitting_mb("m", None, 800) == 900  # no context would
+    assert costs.fitting_mb("m", CatalogueEntry("m", vram_mb=9999), 5000) == 9999
+
+
 def test_what_a_loaded_model_takes_comes_free_but_is_not_what_it_needs():
     costs = ModelCosts()
     costs.loaded("n", loaded(20_000), None, 10)

@@ -445,6 +445,21 @@ async def test_a_size_nobody_has_stated_is_asked_for_once(patient_clock):
         assert neuron.counts["/models/estimate"] == 1
 
 
+async def test_a_model_that_fits_with_a_shorter_context_is_loaded(patient_clock):
+    neuron = small_neuron(free=24_000)
+    estimate = {
+        "model_id": "x",
+        "rows": {"weights": 20_000 << 20, "kv": 0},
+        "total_bytes": 20_000 << 20,
+        "context": 512,
+        "trained_context": 100_000,
+        "kv_bytes_per_token": 1 << 20,
+    }
+    neuron.scripts["/models/estimate"] = lambda asked: json_reply(estimate)
+    async with planned(neuron, models=(CatalogueEntry("x"),)) as plane:
+        assert await use(plane, "x") == "n"
+
+
 async def test_an_estimate_that_does_not_come_is_not_waited_for_long(patient_clock):
     neuron = small_neuron()
     neuron.scripts["/models/estimate"] = lambda asked: Reply(frames=(trio.Event(),))
