@@ -1,7 +1,8 @@
 """OpenAI's chat and completion requests, with the neuron's documented superset.
 
 Only what is honoured or checked is named; other fields are ignored (`reference/api.md` 1.1).
-``None`` stands for absent and for JSON null alike.
+``None`` stands for absent and for JSON null alike. The larger classes have no slots: a frozen one
+is made in half the time without.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ToolCall:
     type: str | None = "function"
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Message:
     role: str = attrs.field(
         validator=limits.one_of("system", "developer", "user", "assistant", "tool", "function")
@@ -144,7 +145,7 @@ def _logit_bias(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
             raise FieldError("values must be between -100 and 100", field.name)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class SamplingFields:
     """What chat and completion requests share."""
 
@@ -181,7 +182,7 @@ class SamplingFields:
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class ChatRequest(SamplingFields):
     messages: tuple[Message, ...] = attrs.field(
         validator=[limits.non_empty, limits.at_most(MAX_MESSAGES)]
@@ -269,7 +270,7 @@ class ChatRequest(SamplingFields):
         return self.max_tokens
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class CompletionRequest(SamplingFields):
     prompt: Prompt
     best_of: int | None = attrs.field(default=None, validator=limits.at_least(1, MAX_CHOICES))
