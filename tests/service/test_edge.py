@@ -70,7 +70,7 @@ def edge() -> Edge:
     return Edge(
         ROUTES,
         render_error=render,
-        render_error_for=lambda path: other if path.startswith("/other") else render,
+        render_error_for=lambda request: other if request.path.startswith("/other") else render,
         guard=guard,
         max_body_bytes=LIMIT,
     )
