@@ -21,24 +21,19 @@ from cortex.config.gateway import OPENAI, EvictionSettings, GatewaySettings, Neu
 from cortex.errors import (
     Conflict,
     CortexError,
-    LoadFailed,
-    ModelLoading,
     ModelNotFound,
-    NoHealthyNode,
-    NotFound,
     Unavailable,
     UpstreamError,
 )
-from cortex.gateway import foreign
 from cortex.gateway.catalogue import ModelNames, Resolved
 from cortex.gateway.chooser import Chooser
 from cortex.gateway.circuits import Attempt
 from cortex.gateway.control import NeuronControl
-from cortex.gateway.endpoints import reachable
+from cortex.gateway.endpoints import Endpoints
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet, Replica
-from cortex.gateway.fleet_changes import progress_of
 from cortex.gateway.idle import IdleUnloader
+from cortex.gateway.load_progress import LoadProgress, impaired_error, not_loadable
 from cortex.gateway.loads import Loads
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
@@ -48,9 +43,7 @@ from cortex.gateway.poller import Poller
 from cortex.service import logs
 from cortex.wire import neuron as wire
 
-IMPAIRED_RETRY = 10.0
 LOOK_AGAIN_SECONDS = 2.0  # a poll takes milliseconds, or the node is in trouble
-LOADING_RETRY = (2.0, 60.0)  # seconds: what a client is told lies between
 
 log = logs.get("gateway.router")
 
@@ -109,13 +102,14 @@ class Router:
         self._nursery = nursery
         self._names = names
         self._fleet = fleet
-        self._control = control
         self._poller = poller
         pins = Pins() if pins is None else pins
         self._loads = Loads(
             nursery, fleet, control, poller, metrics, names, eviction, pins=pins, events=events
         )
         self._idle = IdleUnloader(names, fleet, self._loads, eviction, pins)
+        self._progress = LoadProgress(names, fleet, self._loads)
+        self._endpoints = Endpoints(fleet, control, poller)
         self._chooser = Chooser(fleet, events)
         self._settings = settings  # may be live: never keep a value
 
@@ -139,7 +133,7 @@ class Router:
             if isinstance(step, Replica):
                 node = step.node.name
                 with self._fleet.hold(node, resolved.model):
-                    endpoint = await self._endpoint(step)
+                    endpoint = await self._endpoints.of(step)
                     if endpoint is not None:
                         self._chooser.served(step, affinity)
                         seconds = trio.current_time() - started_at if waited else 0.0
@@ -211,25 +205,8 @@ class Router:
                 await self._fleet.wait_changed()
 
     def loading(self, name: str) -> dict[str, Any] | None:
-        """``{node, stage, progress, eta}`` of a load of *name*, as far as known; None without one.
-
-        ``progress`` is between 0 and 1, ``eta`` in seconds; ``stage`` is always there.
-        """
-        try:
-            model = self._names.resolve(name).model
-        except CortexError:
-            return None
-        under_way = self._loads.under_way(model)
-        for replica in self._fleet.replicas(model):
-            mine = under_way is not None and replica.node.name == under_way[0]
-            if replica.model.status == wire.LOADING and (mine or under_way is None):
-                return _told(replica)
-        if under_way is None:
-            return None
-        node = under_way[0]
-        if node is not None:
-            return {"node": node, "stage": "starting"}
-        return {"stage": "waiting" if self._loads.waiting_for(model) else "placing"}
+        """What `LoadProgress.of` tells of a load of *name*."""
+        return self._progress.of(name)
 
     async def load(self, name: str, node: str | None = None) -> str:
         """An operator's load of *name*, also of a model no catalogue lists; the node that has it.
@@ -244,7 +221,7 @@ class Router:
                 return replica.node.name
         with trio.move_on_after(self._settings.load_wait_seconds):
             return await self._loads.load(resolved, node)
-        raise self._still_loading(resolved)
+        raise self._progress.too_long(resolved)
 
     def start_load(self, name: str, node: str | None = None) -> None:
         """As `load`, without waiting for it: a failure is seen in the log and the events only."""
@@ -321,10 +298,10 @@ class Router:
                 return Wait(state)
         impaired = [replica for replica in there if replica.model.status == wire.LOADED]
         if impaired:
-            raise _impaired(impaired[0])
+            raise impaired_error(impaired[0])
         if self._can_load(resolved) or self._loads.under_way(resolved.model) is not None:
             return Load()
-        raise _not_loadable(resolved.model, replicas)
+        raise not_loadable(resolved.model, replicas)
 
     def _allowed(self, resolved: Resolved) -> tuple[Replica, ...]:
         """The replicas that requests for the model may go to, in whatever state."""
@@ -351,46 +328,7 @@ class Router:
         if patience.cancelled_caught:
             if isinstance(step, Wait) and step.state != wire.LOADING:
                 raise Unavailable(f"{resolved.model} is {step.state}", retry_after=NO_NODE_RETRY)
-            raise self._still_loading(resolved)
-
-    def _still_loading(self, resolved: Resolved) -> ModelLoading:
-        known = self.loading(resolved.requested) or {}
-        shortest, longest = LOADING_RETRY
-        retry_after = min(max(known.get("eta", NO_NODE_RETRY), shortest), longest)
-        where = f" on {known['node']}" if "node" in known else ""
-        return ModelLoading(
-            f"{resolved.model} is still loading{where}",
-            retry_after=retry_after,
-            extras={"loading": known},
-        )
-
-    async def _endpoint(self, replica: Replica) -> str | None:
-        node, model = replica.node, replica.model.id
-        if not node.lifecycle:
-            return foreign.base_url(node.endpoint)
-        known = self._fleet.endpoint(node.name, model)
-        return await self._ask_endpoint(node.name, model) if known is None else known
-
-    async def _ask_endpoint(self, node: str, model: str) -> str | None:
-        """Where *model* is reached on *node*, remembered; None (and a probe) when it cannot say."""
-        asked = self._fleet.node(node)
-        try:
-            advertised = await self._control.endpoint(node, model)
-        except ModelNotFound:
-            self._fleet.gone(node, model)
-            self._poller.probe_now(node)
-            return None
-        except NotFound:  # an older neuron has no such route: it serves where it is polled
-            advertised = asked.endpoint
-        except CortexError as exc:
-            self._fleet.suspect(node, exc.message)
-            self._poller.probe_now(node)
-            return None
-        if self._fleet.node(node).spell != asked.spell or not self._fleet.node(node).serving:
-            return None  # it was removed, moved or restarted meanwhile
-        url = reachable(advertised, asked.endpoint)
-        self._fleet.remember_endpoint(node, model, url)
-        return url
+            raise self._progress.too_long(resolved)
 
     def _to_load(self, name: str) -> Resolved:
         try:
@@ -408,35 +346,3 @@ class Router:
 
 def _foreign(neuron: NeuronNode, model: wire.Model) -> Foreign | None:
     return Foreign(neuron, model.source or model.id) if neuron.kind == OPENAI else None
-
-
-def _told(replica: Replica) -> dict[str, Any]:
-    """What is known of a load, for error bodies; what is not known is left out."""
-    return {"node": replica.node.name, "stage": "starting", **progress_of(replica.model)}
-
-
-def _impaired(replica: Replica) -> Unavailable:
-    servable, lost = replica.model.servable, replica.lost_device
-    reason = (servable.detail or servable.reason) if servable is not None else None
-    if not reason and lost is not None:
-        reason = f"device {lost.index}: {lost.reason or 'is lost'}"
-    return Unavailable(
-        f"{replica.model.id} is loaded on {replica.node.name} but can serve nothing now"
-        + (f": {reason}" if reason else ""),
-        retry_after=IMPAIRED_RETRY,
-    )
-
-
-def _not_loadable(model: str, replicas: tuple[Replica, ...]) -> CortexError:
-    """For a model only neurons know of, none of which can serve it."""
-    for replica in replicas:
-        if replica.node.serving and replica.model.status == wire.FAILED:
-            cause = replica.model.error or "the neuron does not say why"
-            return LoadFailed(
-                f"loading {model} on {replica.node.name} failed: {cause}", retry_after=30.0
-            )
-    nodes = ", ".join(replica.node.name for replica in replicas)
-    return NoHealthyNode(
-        f"{model} is on {nodes}, not reachable now" if nodes else f"{model} is not loaded anywhere",
-        retry_after=NO_NODE_RETRY,
-    )
