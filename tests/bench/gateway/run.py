@@ -174,13 +174,13 @@ def rows(gateways: list[Gateway], results: Results) -> Iterator[tuple[str, list[
     for load in LOADS:
         found = cells(load)
         alone = found[0]
+        yield f"{load.key}: CPU, us", [cell.cpu for cell in found], 0, True
         if load.paced:
             yield f"{load.key}: first byte, added p50, ms", added(found, "first", alone), 2, True
             for at, name in enumerate(("p50", "p99")):
                 delays = [cell.delays[at] for cell in found]
                 yield f"{load.key}: a chunk's way, {name}, ms", delays, 2, True
             continue
-        yield f"{load.key}: CPU, us", [cell.cpu for cell in found], 0, True
         yield f"{load.key}: answers/s", [cell.rate for cell in found], 0, False
         for name in ("p50", "p99"):
             yield f"{load.key}: added {name}, ms", added(found, name, alone), 2, True
