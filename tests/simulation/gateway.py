@@ -54,6 +54,8 @@ class SimulatedGateway:
             self.router = Router(
                 names, self.fleet, control, poller, metrics, self.settings, self.eviction, nursery
             )
+            for neuron in self.neurons.values():
+                neuron.nursery = nursery
             await nursery.start(poller.run)
             nursery.start_soon(self.room.run)
             nursery.start_soon(self.router.unload_idle)

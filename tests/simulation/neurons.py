@@ -53,8 +53,10 @@ class SimulatedNeuron:
     told: Callable[[str, str, str], None]  # event, node, model
     hosted: dict[str, Hosted] = attrs.field(factory=dict)
     up: bool = True
+    nursery: trio.Nursery | None = None  # where it comes back to life after a restart
     loads: int = 0
     unloads: int = 0
+    restarts: int = 0
     out_of_memory: int = 0
     _started_at: float = 0.0
     _death: trio.Event = attrs.field(factory=trio.Event)
@@ -110,6 +112,27 @@ class SimulatedNeuron:
         await self._while_up(UNLOAD_SECONDS)
         self.hosted.pop(model, None)
 
+    def restart(self) -> None:
+        """Begin anew, and load what was there again, one model after the other."""
+        self._check_up()
+        for hosted in self.hosted.values():
+            if hosted.requests or hosted.status != wire.LOADED:
+                raise Broken(f"{self.name} is restarted while {hosted.model} is in use")
+        self.restarts += 1
+        self._started_at = trio.current_time()
+        for hosted in self.hosted.values():
+            hosted.status = wire.RECOVERING
+        assert self.nursery is not None
+        self.nursery.start_soon(self._recover, tuple(self.hosted.values()))
+
+    async def _recover(self, models: tuple[Hosted, ...]) -> None:
+        try:
+            for hosted in models:
+                await self._while_up(hosted.mb / self.spec.bandwidth + 1)
+                hosted.status = wire.LOADED
+        except UpstreamError:
+            pass  # it has died on the way
+
     async def serve(self, model: str, seconds: float, began: Callable[[], None]) -> None:
         """Answer a request; *began* is called when it has got its seat."""
         self._check_up()
@@ -156,7 +179,9 @@ class SimulatedNeuron:
             if each.status == wire.LOADED
         )
         uptime = trio.current_time() - self._started_at
-        return wire.Health(uptime, devices=devices, models=models)
+        recovering = any(each.status == wire.RECOVERING for each in self.hosted.values())
+        status = wire.RECOVERING if recovering else "ok"
+        return wire.Health(uptime, status, devices=devices, models=models)
 
     def models(self) -> tuple[wire.Model, ...]:
         self._check_poll()
@@ -222,6 +247,10 @@ class SimulatedControl:
     async def unload(self, node: str, model_id: str) -> None:
         await trio.lowlevel.checkpoint()
         await self.neurons[node].unload(model_id)
+
+    async def restart(self, node: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.neurons[node].restart()
 
     async def estimate(self, node: str, request: wire.LoadRequest) -> wire.Estimate:
         await self._reached(node)

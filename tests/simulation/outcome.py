@@ -20,13 +20,12 @@ class Fate:
 
 @attrs.define(eq=False)
 class Outcome:
-    """``worst_wait`` is the bound that every fate has to keep."""
-
     name: str
     fates: list[Fate] = attrs.field(factory=list)
     loads: int = 0
     unloads: int = 0
     out_of_memory: int = 0
+    restarts: int = 0
 
     def add(self, arrival: Arrival, end: str, began_at: float | None = None) -> None:
         at = trio.current_time() if began_at is None else began_at
@@ -36,6 +35,7 @@ class Outcome:
         self.loads = sum(each.loads for each in neurons.values())
         self.unloads = sum(each.unloads for each in neurons.values())
         self.out_of_memory = sum(each.out_of_memory for each in neurons.values())
+        self.restarts = sum(each.restarts for each in neurons.values())
         return self
 
     @property
