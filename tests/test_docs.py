@@ -29,11 +29,14 @@ from cortex.config.gateway import (
 from cortex.config.loader import GATEWAY_VARIABLES, NEURON_VARIABLES
 from cortex.config.neuron import DefaultModel, NeuronConfig
 from cortex.config.structure import keys_of
+from cortex.gateway import events, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-PAGES = [README, *(ROOT / "docs" / f"{n}.md" for n in ("architecture", "configuration", "clients"))]
+OPERATIONS = ROOT / "docs" / "operations.md"
+OTHERS = ("architecture", "configuration", "clients", "operations")
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in OTHERS)]
 
 # (file, heading) in configuration.md -> the class whose keys the table below it lists.
 TABLES = {
@@ -168,6 +171,13 @@ def anchors_of(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def first_cells(page: Path, heading: str) -> set[str]:
+    """The inline spans in the first column of the tables below *heading* of *page*."""
+    part = page.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", part, re.MULTILINE)
+    return {span for cell in cells for span in INLINE.findall(cell)}
+
+
 def test_everything_in_the_tree_is_there():
     paths = list(tree_of(README.read_text()))
     assert "cortex/engine/scheduler.py" in paths, "the tree was not understood"
@@ -255,3 +265,21 @@ def test_the_variables_that_stand_for_no_key_are_all_explained():
     private = {"CORTEX_PARENT_FD", "CORTEX_COMMAND"}
     explained = set(VARIABLE.findall(CONFIGURATION.read_text()))
     assert {*COMMAND_VARIABLES, *GATEWAY_VARIABLES, *NEURON_VARIABLES} - private <= explained
+
+
+def test_the_gateways_metrics_and_stages_are_all_explained():
+    source = "".join(path.read_text() for path in (ROOT / "cortex/gateway").rglob("*.py"))
+    families = set(re.findall(r'"(cortex_[a-z_]+)"', source))
+    told = first_cells(OPERATIONS, "Metrics")
+    metrics = {name.removesuffix("_total") for name in told if name.startswith("cortex_")}
+    assert metrics == families
+    names = ("RECEIVE", "AUTH", "QUEUE", "ROUTE", "LOAD", "PREFILL", "DECODE", "RELAY")
+    assert told - {name for name in told if name.startswith("cortex_")} == {
+        getattr(stages, name) for name in names
+    }
+
+
+def test_the_kinds_of_events_are_all_explained():
+    kinds = set(re.findall(r"``([a-z]+_[a-z]+|pinned|unpinned|reloaded)``", events.__doc__ or ""))
+    assert "model_evicted" in kinds, "the list was not understood"
+    assert first_cells(OPERATIONS, "Watching") == kinds
