@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 import types
 import typing
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from cortex.config.gateway import (
 )
 from cortex.config.loader import GATEWAY_VARIABLES, NEURON_VARIABLES
 from cortex.config.neuron import DefaultModel, NeuronConfig
-from cortex.config.structure import keys_of
+from cortex.config.structure import keys_of, structure
 from cortex.gateway import events, stages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -250,6 +251,12 @@ def test_the_keys_are_those_of_the_program(file, heading):
         key: (type_words(kind), default_words(fields[key], kind)) for key, kind in kinds.items()
     }
     assert written == expected
+
+
+def test_the_examples_of_nodes_are_valid():
+    blocks = [body for kind, body in FENCE.findall(CONFIGURATION.read_text()) if kind == "toml"]
+    nodes = [structure(tomllib.loads(block), GatewayConfig).neurons for block in blocks]
+    assert {node.kind for found in nodes for node in found} == {"openai"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
