@@ -10,7 +10,7 @@ from fakes.neuron import FakeNeuron
 
 from cortex import __version__
 from cortex.config.catalogue import CatalogueEntry
-from cortex.gateway import app
+from cortex.gateway import composition
 from cortex.gateway.events import EventLog
 
 ENTRY = CatalogueEntry("org/model.v1", vram_mb=1000)
@@ -180,7 +180,7 @@ async def test_a_reader_that_comes_back_gets_what_it_has_missed(served):
 
 
 async def test_a_reader_that_falls_behind_is_told_and_begins_anew(monkeypatch):
-    monkeypatch.setattr(app, "EventLog", partial(EventLog, 4))
+    monkeypatch.setattr(composition, "EventLog", partial(EventLog, 4))
     neuron = FakeNeuron("a")
     neuron.hold("m")
     with trio.fail_after(20):

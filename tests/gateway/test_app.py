@@ -207,8 +207,9 @@ async def test_after_the_end_nobody_listens(neuron):
                     await client.get(url)
 
 
-async def loading_stream(path: str, body: dict) -> bytes:
-    """What a client of *path* has seen when the model it waited for is loaded and has answered."""
+async def loading_stream(path: str, body: dict, until: bytes) -> bytes:
+    """What a client of *path* has seen when the model it waited for is loaded and has answered;
+    it was not loaded before the client had seen *until*."""
     neuron = FakeNeuron("a", load_gate=trio.Event())
     pace = {"commit_after_seconds": 0.01, "keepalive_seconds": 0.02}
     asked = {**body, "model": "cold", "stream": True}
@@ -225,8 +226,7 @@ async def loading_stream(path: str, body: dict) -> bytes:
                 await events.until("snapshot")
                 while (await events.until("model_loading")).get("progress") != 0.42:
                     pass
-            for _ in range(2):
-                await reading.some()
+            await reading.until(until)
             assert neuron.load_gate is not None
             neuron.load_gate.set()
             return await reading.rest()
@@ -235,13 +235,13 @@ async def loading_stream(path: str, body: dict) -> bytes:
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses"])
 async def test_a_stream_that_waits_for_a_load_is_told_how_far_it_is(path):
     body = {"input": "Hi"} if path.endswith("responses") else {**chat(), "prompt": "Hi"}
-    received = await loading_stream(path, body)
+    received = await loading_stream(path, body, b"42%")
     assert b"\n: loading a weights 42% eta 12s\n\n" in b"\n" + received
     assert received.rpartition(b": loading")[2].count(b"data: ") > 1  # and then it was served
 
 
 async def test_a_client_of_messages_gets_pings_while_a_model_is_loaded():
-    received = await loading_stream(MESSAGES, message())
+    received = await loading_stream(MESSAGES, message(), b"event: ping")
     assert b"event: ping" in received
     assert b": loading" not in received
     assert b"event: message_stop" in received
