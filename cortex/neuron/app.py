@@ -33,13 +33,17 @@ from cortex.neuron.read_text import read_text
 from cortex.neuron.restart import Restarter, inherited_listener
 from cortex.neuron.sources import Sources
 from cortex.service import logs, metrics
+from cortex.service.edge import Edge
 from cortex.service.http import Pace
-from cortex.service.quart_app import make_app
-from cortex.service.serve import listen, serve, url_of
+from cortex.service.quart_app import app_over
+from cortex.service.serve import FastRoutes, listen, serve, url_of
 from cortex.wire import neuron as wire
 
 log = logs.get("neuron")
 
+# One write per step and stream: on hypercorn they cost the thread that the engine waits for more
+# than all else it does.
+FAST_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 PACE = Pace(commit_after=float("inf"), keep_alive=2.0, stall=60.0)
 MIB = 1 << 20
 
@@ -176,12 +180,7 @@ async def _serve(
     task_status: trio.TaskStatus[str],
 ) -> None:
     """Serve until *stop*; from then on nothing new is admitted and what runs may end."""
-    app = make_app(
-        "cortex-neuron",
-        api.routes(),
-        render_error=render_error,
-        guard=token_guard(config.token),
-    )
+    edge = Edge(api.routes(), render_error=render_error, guard=token_guard(config.token))
 
     async def stopping() -> None:
         await stop()
@@ -193,10 +192,11 @@ async def _serve(
 
         async def start(*, task_status: trio.TaskStatus[str]) -> None:
             await serve(
-                app,
+                app_over(edge, "cortex-neuron"),
                 listener,
                 stop=stopping,
                 drain_seconds=config.drain_seconds,
+                fast=FastRoutes(edge, FAST_PATHS),
                 task_status=task_status,
             )
 

@@ -30,15 +30,17 @@ from cortex.engine.request import Request as EngineRequest
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
 from cortex.neuron.api import NeuronApi, render_error, token_guard
+from cortex.neuron.app import FAST_PATHS
 from cortex.neuron.health import HealthMonitor
 from cortex.neuron.inference import Inference
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.read_text import read_text
+from cortex.service.edge import Edge
 from cortex.service.http import Pace
-from cortex.service.quart_app import make_app
-from cortex.service.serve import listen, serve
+from cortex.service.quart_app import app_over
+from cortex.service.serve import FastRoutes, listen, serve
 from cortex.wire import neuron as wire
 
 DEMO_FILES = Path(__file__).resolve().parents[2] / "cortex" / "neuron" / "demo"
@@ -135,11 +137,18 @@ async def served(
             lambda: False,
             lambda: renewals.append("renewed"),
         )
-        app = make_app("neuron", api.routes(), render_error=render_error, guard=token_guard(token))
+        edge = Edge(api.routes(), render_error=render_error, guard=token_guard(token))
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             url = await nursery.start(
-                partial(serve, app, listener, stop=stop.wait, drain_seconds=2.0)
+                partial(
+                    serve,
+                    app_over(edge, "neuron"),
+                    listener,
+                    stop=stop.wait,
+                    drain_seconds=2.0,
+                    fast=FastRoutes(edge, FAST_PATHS),
+                )
             )
             async with httpx.AsyncClient(base_url=url, timeout=10) as client:
                 engine = checkpoints.engines[MODEL.replace("/", "--")][0]
