@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import trio
@@ -124,6 +123,5 @@ _DECODERS: dict[str, Decoder] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
+    "zstd": _zstd,
 }
-if find_spec("zstandard") is not None:  # an installation older than the need for it refuses zstd
-    _DECODERS["zstd"] = _zstd

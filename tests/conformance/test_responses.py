@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 import trio
+import zstandard
 from fakes.gateway import CHAT, gateway
 from fakes.neuron import FakeNeuron, Reply, chunk, json_reply
 from fakes.responses_calls import (
@@ -201,7 +202,7 @@ async def test_rs20_a_websocket_is_told_to_come_back_over_http(served):
 
 
 def zstd(data: bytes) -> bytes:
-    return bytes(pytest.importorskip("zstandard").compress(data))
+    return bytes(zstandard.compress(data))
 
 
 @pytest.mark.parametrize(
