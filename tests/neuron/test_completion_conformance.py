@@ -141,7 +141,7 @@ def test_a_stream_adds_up_to_the_whole_answer(demo: DemoNeuron, fields: dict[str
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": 5}, "prompt"),
         ({"prompt": [1, "a"]}, None),
-        ({"prompt": ["a"] * 5000}, "n"),
+        ({"prompt": ["a"] * 5000}, "prompt"),
         ({"prompt": None}, None),
         ({"suffix": "x"}, "suffix"),
         ({"n": 2, "best_of": 1}, "best_of"),

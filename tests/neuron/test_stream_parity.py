@@ -50,7 +50,7 @@ class Recorded(ScriptedEngine):
     stream: list[int] = attrs.field(factory=list)
 
     def _next(self, request: Request, done: int) -> Event:
-        choice = int(request.id[-32:].partition(".")[0])
+        choice = int(request.id.rpartition("-")[2].partition(".")[0])
         said = self.stream if choice == 0 else self.stream[::-1]
         self.script = [*(ids("So there.") if request.resumed else said), END]
         event = super()._next(request, done)
