@@ -14,7 +14,7 @@ import attrs
 import click
 
 from cortex.cli.exits import Misconfigured
-from cortex.cli.runner import run_role
+from cortex.cli.runner import run_role, spare_collector
 from cortex.config.errors import ConfigError, Invalid
 from cortex.config.gateway import GatewayConfig
 from cortex.config.values import is_loopback, join_listen, split_listen
@@ -95,7 +95,7 @@ def gateway(
     role = partial(
         app.run, loaded, catalogue, pins=pins, state_directory=state, read_again=read_again
     )
-    sys.exit(run_role("gateway", role, os.environ, hangups=True))
+    sys.exit(run_role("gateway", role, os.environ, on_started=spare_collector, hangups=True))
 
 
 def _read_gateway(

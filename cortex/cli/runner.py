@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -23,11 +24,17 @@ log = logs.get("cli")
 Stop = Callable[[], Awaitable[None]]
 Role = Callable[..., Awaitable[None]]  # called with stop= and task_status=
 
+# For the collector: how many new objects make it look at them, and how often it looks further.
+COLLECT_AFTER = (10_000, 20, 50)
 # The number of a descriptor that ends when the process that started us ends, however it ends.
 PARENT_VARIABLE = "CORTEX_PARENT_FD"
 _BIND_ERRORS = frozenset(
     {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT}
 )
+
+
+def _nothing() -> None:
+    pass
 
 
 @attrs.define
@@ -37,6 +44,7 @@ class _Life:
     listening: bool = False
     forced: bool = False
     terminal: bool = False  # it was started from one, and ends with it
+    on_started: Callable[[], None] = _nothing
     _hangup: trio.Event = attrs.field(factory=trio.Event)
 
     def hung_up(self) -> None:
@@ -49,10 +57,19 @@ class _Life:
 
     def started(self, value: Any = None) -> None:
         self.listening = True
+        self.on_started()
 
 
-def _nothing() -> None:
-    pass
+def spare_collector() -> None:
+    """Keep the garbage collector from looking at what is there now, which stays.
+
+    A full collection of a gateway that has started looks at 76,000 objects and held its event loop
+    for 130 to 210 ms on a busy machine; what a request leaves for it is next to nothing. Not for a
+    role that lets go of what it had when it started: a frozen cycle is never freed.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def run_role(
@@ -61,17 +78,19 @@ def run_role(
     environ: Mapping[str, str],
     on_stopping: Callable[[], None] = _nothing,
     *,
+    on_started: Callable[[], None] = _nothing,
     hangups: bool = False,
 ) -> int:
     """Run *role* until it ends or a signal asks it to; the exit code of the process.
 
     The first SIGTERM or SIGINT asks it to drain, a second one ends it at once; *on_stopping* is
-    called when it begins to drain (a role that may wedge arms its hard exit there). With *hangups*
+    called when it begins to drain (a role that may wedge arms its hard exit there), *on_started*
+    when it reports that it has started. With *hangups*
     the role is given ``hangup``, which returns after each SIGHUP; a hangup because the terminal has
     gone stops it like SIGTERM. What comes out of the role is told on stderr, a line for each leaf
     of a group.
     """
-    life = _Life()
+    life = _Life(on_started=on_started)
     if hangups:
         life.terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         role = partial(role, hangup=life.hangup)

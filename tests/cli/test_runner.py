@@ -1,5 +1,6 @@
 """Roles as processes: signals, the parent's end, errors, exit codes."""
 
+import gc
 import os
 import signal
 import sys
@@ -21,6 +22,29 @@ def test_a_role_that_ends_by_itself_ends_with_0():
         task_status.started("http://here")
 
     assert run_role("gateway", role, {}) == 0
+
+
+def test_what_is_to_happen_when_a_role_has_started_happens_then():
+    seen = []
+
+    async def role(*, stop, task_status):
+        seen.append("begun")
+        task_status.started()
+        seen.append("serving")
+
+    assert run_role("gateway", role, {}, on_started=lambda: seen.append("started")) == 0
+    assert seen == ["begun", "started", "serving"]
+
+
+def test_what_has_started_is_spared_by_the_collector():
+    thresholds = gc.get_threshold()
+    try:
+        runner.spare_collector()
+        assert gc.get_freeze_count() > 1000
+        assert gc.get_threshold() == runner.COLLECT_AFTER
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
