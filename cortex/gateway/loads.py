@@ -163,7 +163,8 @@ class Loads:
 
     def _succeeded(self, goal: Goal, node: str, seconds: float) -> None:
         self._failures.pop(goal.model, None)
-        self._metrics.cold_start(goal.model, node)
+        if not goal.ordered:
+            self._metrics.cold_start(goal.model, node)
         self._metrics.load_seconds(goal.model, node, seconds)
 
     def _remember(self, goal: Goal, node: str, error: CortexError) -> None:

@@ -631,6 +631,8 @@ async def test_an_operator_may_load_what_no_catalogue_lists_and_where(patient_cl
         assert await plane.router.load("org/new", "b") == "b"
         assert neurons[0].counts["/models/load"] == 1
         assert neurons[1].counts["/models/load"] == 1
+        # No request has waited: these are no cold starts.
+        assert not plane.sample("cortex_cold_starts_total", model="org/new", node="a")
         with pytest.raises(errors.ModelNotFound):
             await plane.router.load("../../etc/passwd")
         with pytest.raises(errors.NotFound, match="there are: a, b"):
