@@ -31,6 +31,7 @@ from cortex.gateway.catalogue import ModelNames
 from cortex.gateway.control import NeuronControl, open_control
 from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
+from cortex.gateway.dispatch import Dispatcher
 from cortex.gateway.events import EventLog
 from cortex.gateway.exchange import UNKNOWN
 from cortex.gateway.fleet import Fleet
@@ -115,7 +116,7 @@ class Gateway:
         counter = TokenCounter(has.names, has.fleet, has.control)
         strict = settings.strict_anthropic_version
         routes = [
-            *OpenAiApi(self.core, images).routes(),
+            *OpenAiApi(self.core, counter, images).routes(),
             *AnthropicApi(self.core, counter, images, strict).routes(),
             *ResponsesApi(self.core, counter, images).routes(),
             *self._fleet_api().routes(),
@@ -208,7 +209,8 @@ def make_core(
 ) -> InferenceCore:
     """The request core over *router* and *upstream*, paced as configured."""
     pace = make_pace(config.gateway)
-    return InferenceCore(router, names, upstream, recorder, pace, room, accounts or Accounts())
+    dispatcher = Dispatcher(router, upstream, recorder, room)
+    return InferenceCore(dispatcher, names, recorder, pace, accounts or Accounts())
 
 
 def make_pace(settings: GatewaySettings) -> Pace:

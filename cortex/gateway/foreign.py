@@ -217,7 +217,9 @@ def body_for(node: NeuronNode, path: str, body: Mapping[str, Any], model: str) -
 
 
 def tokenize_body(body: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The body of vLLM's ``POST /tokenize`` for the prompt of a chat request."""
+    """The body of vLLM's ``POST /tokenize`` for the prompt of a chat request, or a plain one."""
+    if body.get("prompt") is not None:
+        return {"model": model, "prompt": body["prompt"]}
     kept = ("messages", "tools", "chat_template_kwargs", "continue_final_message")
     sent = {name: body[name] for name in kept if name in body}
     return {

@@ -433,3 +433,33 @@ async def test_a_client_that_stops_reading_is_given_up_and_blocks_nobody(neuron)
                 await served.until(1, "cortex_client_disconnects_total", within=5)
                 await served.until(0, "cortex_in_flight")
                 assert (await served.client.post(CHAT, json=chat())).status_code == 200
+
+
+# Counting
+
+
+async def test_a_prompt_is_counted_without_a_slot_and_a_load():
+    neuron = FakeNeuron("a")
+    with trio.fail_after(10):
+        async with gateway(neuron, models=(ENTRY,)) as served:
+            asked = {**chat(), "source": "/etc", "quant": "q4_0", "return_tokens": True}
+            answer = await served.client.post("/tokenize", json=asked)
+            assert (answer.status_code, list(answer.json())) == (200, ["count"])
+            assert answer.json()["count"] > 0
+            sent = neuron.last("/tokenize").json
+            # Where the files are is the catalogue's to say.
+            assert sent == {"model": "m", "messages": chat()["messages"], "source": "org/m"}
+            plain = await served.client.post("/tokenize", json={"model": "m", "prompt": "Hi"})
+            assert plain.status_code == 200
+            assert neuron.last("/tokenize").json["prompt"] == "Hi"
+            assert (neuron.counts[CHAT], neuron.counts["/models/load"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"model": "m"}, "messages"), ({**chat(), "prompt": "x"}, "messages"), ({}, "model")],
+)
+async def test_what_cannot_be_counted_is_400(served, neuron, body, param):
+    answer = await served.client.post("/tokenize", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert neuron.counts["/tokenize"] == 0

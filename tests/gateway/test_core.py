@@ -27,7 +27,8 @@ from cortex.errors import (
 from cortex.gateway.auth.caller import Caller
 from cortex.gateway.breaker import FAILURES
 from cortex.gateway.composition import make_core
-from cortex.gateway.core import InferenceCore, Job
+from cortex.gateway.core import InferenceCore
+from cortex.gateway.dispatch import Job
 from cortex.gateway.encoder import PassThrough
 from cortex.gateway.queue import WaitingRoom
 from cortex.gateway.upstream import PooledUpstream
@@ -472,7 +473,7 @@ async def test_a_callers_priority_is_its_place_in_the_queue():
             [("first", "batch"), ("patient", "batch"), ("hasty", "interactive"), ("other", "batch")]
         ):
             nursery.start_soon(ask, name, priority)
-            while not served or b.core.room.waiting("m") < waiting:
+            while not served or b.core.dispatcher.room.waiting("m") < waiting:
                 await trio.sleep(0.01)
         leave.set()
     assert served == ["first", "hasty", "patient", "other"]

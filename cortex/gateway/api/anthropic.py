@@ -12,8 +12,9 @@ import attrs
 from cortex.errors import BadRequest, CortexError
 from cortex.gateway.anthropic_encoder import MessageStream
 from cortex.gateway.api.answers import anthropic_answer
-from cortex.gateway.core import InferenceCore, Job
+from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
+from cortex.gateway.dispatch import Job
 from cortex.gateway.images import ImageGate, image_paths
 from cortex.service.edge import as_cortex_error
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer

@@ -1,4 +1,4 @@
-"""OpenAI's inference routes: chat completions, completions and embeddings."""
+"""OpenAI's inference routes: chat completions, completions, embeddings; and counting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import attrs
 
 from cortex.errors import UpstreamError
 from cortex.gateway.api.answers import openai_headers
-from cortex.gateway.core import InferenceCore, Job
+from cortex.gateway.core import InferenceCore
+from cortex.gateway.counting import TokenCounter
+from cortex.gateway.dispatch import Job
 from cortex.gateway.encoder import PassThrough
 from cortex.gateway.images import ImageGate
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
@@ -17,12 +19,20 @@ from cortex.translate.chat_media import check_images
 from cortex.wire import json
 from cortex.wire.converter import structure
 from cortex.wire.embeddings import BASE64, EmbeddingRequest, unpacked
-from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields
+from cortex.wire.openai import ChatRequest, CompletionRequest, SamplingFields, TokenizeRequest
+
+# What a client may say to `/tokenize`: where a model's files are is the catalogue's to say.
+_DECIDE_THE_PROMPT = tuple(
+    field.name
+    for field in attrs.fields(TokenizeRequest)
+    if field.name not in ("model", "return_tokens")
+)
 
 
 @attrs.frozen(eq=False)
 class OpenAiApi:
     core: InferenceCore
+    counter: TokenCounter
     images: ImageGate
 
     def routes(self) -> list[Route]:
@@ -30,6 +40,7 @@ class OpenAiApi:
             Route("POST", "/v1/chat/completions", self.chat),
             Route("POST", "/v1/completions", self.completions),
             Route("POST", "/v1/embeddings", self.embeddings),
+            Route("POST", "/tokenize", self.tokenize),
         ]
 
     async def chat(self, request: HttpRequest) -> Answer | StreamAnswer:
@@ -51,6 +62,17 @@ class OpenAiApi:
             _unpack(answer)
         answer["model"] = asked.model
         return Answer(json.dumps(answer), headers=openai_headers(request, asked.model))
+
+    async def tokenize(self, request: HttpRequest) -> Answer:
+        """``{count}`` of the tokens of a chat's or a plain prompt, as vLLM's route of this name. The
+        tokens themselves are not told. OpenAI has no such route."""
+        with self.core.reading(request, "openai-tokenize"):
+            body = json.load_object(request.body)
+            asked = structure(body, TokenizeRequest)
+        self.core.permit(request, asked.model)
+        told = {name: body[name] for name in _DECIDE_THE_PROMPT if name in body}
+        count = await self.counter.count(asked.model, told)
+        return Answer(json.dumps({"count": count}), headers=openai_headers(request, asked.model))
 
     async def _serve(
         self, request: HttpRequest, shape: type[ChatRequest] | type[CompletionRequest], dialect: str

@@ -10,8 +10,9 @@ import attrs
 
 from cortex.errors import ContextLengthExceeded, CortexError, NotFound, clip
 from cortex.gateway.api.answers import openai_answer, openai_headers
-from cortex.gateway.core import InferenceCore, Job
+from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
+from cortex.gateway.dispatch import Job
 from cortex.gateway.images import ImageGate, image_paths
 from cortex.gateway.responses_encoder import ResponseStream
 from cortex.service import logs
