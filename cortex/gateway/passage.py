@@ -93,6 +93,8 @@ class Passage:
                 if self._moulds < _MAX_MOULDS:
                     self._mould = mould_of(frame, encoder)
                     self._moulds += self._mould is not None
+            elif encoder.complete:
+                self._mould = None  # nothing passes behind the end
 
 
 def mould_of(frame: sse.Frame, encoder: Encoder) -> Mould | None:

@@ -164,6 +164,14 @@ def test_skimming_is_parsing(make, seed):
 
 
 @pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS.keys())
+def test_nothing_passes_behind_the_end(make):
+    text = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    end = b'data: {"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    whole = text * 3 + end + b"data: [DONE]\n\n"
+    assert quick(make(), [whole + text]) == quick(make(), [whole])
+
+
+@pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS.keys())
 def test_of_a_usual_stream_few_frames_are_parsed(make):
     encoder = make()
     fed: list[Frame] = []
