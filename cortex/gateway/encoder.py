@@ -76,6 +76,8 @@ class PassThrough:
         if frame.data is None:
             return b""  # a neuron's comment: the gateway writes its own
         if frame.data == b"[DONE]":
+            if self.observed.finish_reason is None:  # whatever it says, it was cut short
+                raise UpstreamError("the neuron's answer ended before it was complete")
             self.complete = True
             return sse.DONE
         chunk = load_chunk(frame.data)

@@ -52,8 +52,9 @@ def test_usage_nobody_asked_for_is_taken_out_and_observed():
 
 def test_usage_that_was_asked_for_comes_once_at_the_end():
     early = chunk("m", {"role": "assistant"}, usage={"prompt_tokens": 7})
-    out = encode(encoder(include_usage=True), early + HELLO + chunk("m", None, usage=USAGE) + DONE)
-    assert [body.get("usage") for body in objects(out)] == [None, None, USAGE]
+    stream = early + HELLO + LAST + chunk("m", None, usage=USAGE) + DONE
+    out = encode(encoder(include_usage=True), stream)
+    assert [body.get("usage") for body in objects(out)] == [None, None, None, USAGE]
     assert objects(out)[-1]["choices"] == []
 
 
@@ -83,6 +84,14 @@ def test_only_done_makes_a_stream_complete():
     assert not passing.complete
     assert encode(passing, DONE) == DONE
     assert passing.complete
+
+
+def test_done_without_a_finish_reason_is_no_end():
+    passing = encoder()
+    encode(passing, FIRST + HELLO)
+    with pytest.raises(UpstreamError, match="before it was complete"):
+        encode(passing, DONE)
+    assert not passing.complete
 
 
 @pytest.mark.parametrize(
