@@ -61,13 +61,16 @@ class ModelNames:
 
     def target(self, name: str) -> str:
         """The id that *name* stands for, whether there is such a model or not."""
-        aliases = self.catalogue.aliases
-        if name in aliases:
-            return aliases[name]
-        if name.startswith(DISCOVERY) and not self._known(name):
-            inner = name.removeprefix(DISCOVERY)
-            return aliases.get(inner, inner)
-        return name
+        plain = self.plain(name)
+        return self.catalogue.aliases.get(plain, plain)
+
+    def plain(self, name: str) -> str:
+        """*name* as the operator knows it: the alias or id that a name made for discovery is made
+        of. It is this name that a key's list is about: every model has one that begins with
+        `DISCOVERY`, and a list of ``claude-*`` does not mean them all."""
+        if not name.startswith(DISCOVERY) or name in self.catalogue.aliases or self._known(name):
+            return name
+        return name.removeprefix(DISCOVERY)
 
     def label(self, name: str) -> str:
         """The resolved id for metrics, ``unknown`` for a name that resolves to nothing."""

@@ -110,17 +110,17 @@ class InferenceCore:
     def permit(self, request: HttpRequest, requested: str) -> str:
         """The id of the model called *requested*, which the caller may use. `Forbidden` when it
         may not, whether there is such a model or not; `ModelNotFound` when there is none."""
-        caller = request.caller
+        caller, plain = request.caller, self.names.plain(requested)
         try:
             model = self.names.resolve(requested).model
         except ModelNotFound:
-            permit(caller, requested, requested)
+            permit(caller, plain, plain)
             if caller is None or not caller.models:
                 raise  # with the names that are near: which it may know
             raise ModelNotFound(
                 f"the model '{clip(requested)}' does not exist", param="model"
             ) from None
-        permit(caller, requested, model)
+        permit(caller, plain, model)
         return model
 
     def _permitted(self, request: HttpRequest, exchange: Exchange, job: Job) -> str:

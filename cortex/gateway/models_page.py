@@ -29,7 +29,7 @@ def listing(
     for none."""
     found = [entry for entry in entries if allowed(entry["id"], entry.get("alias_of", entry["id"]))]
     if anthropic:
-        found = [*map(for_anthropic, found), *_discovered(found, allowed)]
+        found = [*map(for_anthropic, found), *_discovered(found)]
     page, more = _page(found, query)
     body = {
         "object": "list",
@@ -48,12 +48,12 @@ def for_anthropic(entry: Json) -> Json:
     return {**entry, "capabilities": None}
 
 
-def _discovered(entries: Iterable[Json], allowed: Allowed) -> list[Json]:
-    """*entries* under names that Claude Code offers its user, and that the caller may use."""
+def _discovered(entries: Iterable[Json]) -> list[Json]:
+    """*entries* under names that Claude Code offers its user. Who may use one may use the other."""
     found: list[Json] = []
     for entry in entries:
         name, target = DISCOVERY + entry["id"], entry.get("alias_of", entry["id"])
-        if not _VENDORS_OWN.search(entry["id"]) and allowed(name, target):
+        if not _VENDORS_OWN.search(entry["id"]):
             told = {"id": name, "display_name": entry["id"], "alias_of": target}
             found.append({**for_anthropic(entry), **told})
     return found

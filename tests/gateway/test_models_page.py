@@ -90,7 +90,7 @@ def test_claude_code_is_told_names_that_it_offers():
 def test_a_name_that_the_caller_may_not_use_is_not_offered():
     entries = [{"id": "a"}, {"id": "gpt-4", "alias_of": "a"}]
     body = listing(entries, {}, lambda *names: "gpt-4" in names, anthropic=True)
-    assert ids(body) == ["gpt-4"]
+    assert ids(body) == ["gpt-4", "claude-cortex-gpt-4"]
     body = listing(entries, {}, lambda *names: "a" in names, anthropic=True)
     assert ids(body) == ["a", "gpt-4", "claude-cortex-a", "claude-cortex-gpt-4"]
 

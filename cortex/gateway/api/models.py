@@ -27,7 +27,7 @@ def one_model(names: ModelNames, fleet: Fleet, request: HttpRequest) -> Answer:
     """``GET /v1/models/{id}``, where the id may have slashes, percent-encoded or not."""
     name = request.params["id"]
     entry = models_view.model(names, fleet, name)
-    if entry is None or not _allowed(request)(name, names.target(name)):
+    if entry is None or not _allowed(request)(names.plain(name), names.target(name)):
         error = ModelNotFound(f"the model '{clip(name)}' does not exist", param="model")
         if _is_anthropic(request):
             return anthropic_answer(error, request.request_id, name)

@@ -214,6 +214,29 @@ async def test_a_key_may_use_the_models_on_its_list_only(tmp_path):
         assert neuron.counts["/tokenize"] == 0
 
 
+async def test_names_made_for_discovery_widen_no_list(tmp_path):
+    """Each model has a name that begins with ``claude-``: a list with ``claude-*`` means the
+    operator's own names only."""
+    key = add_key(tmp_path, "laptop", models=("claude-*",))
+    aliases, models = {"claude-x": "m"}, (CatalogueEntry("other"), CatalogueEntry("m"))
+    async with keyed(tmp_path, aliases=aliases, models=models) as (running, neuron):
+        for name, status in (
+            ("claude-x", 200),
+            ("claude-cortex-claude-x", 200),
+            ("claude-cortex-other", 403),
+            ("claude-cortex-m", 403),
+            ("claude-cortex-nothing", 403),
+        ):
+            for path in BOTH:
+                answer = await running.client.post(
+                    path, json=body_for(path, name), headers=bearer(key)
+                )
+                assert answer.status_code == status, (path, name)
+            found = await running.client.get(f"/v1/models/{name}", headers=bearer(key))
+            assert found.status_code == (404 if status == 403 else 200), name
+        assert neuron.counts[CHAT] == 4
+
+
 async def test_a_key_sees_the_models_that_it_may_use_only(tmp_path):
     some, every = add_key(tmp_path, "some", models=("m",)), add_key(tmp_path, "every")
     async with keyed(tmp_path) as (running, _):
