@@ -84,7 +84,7 @@ class Passage:
         encoder = self.encoder
         for frame in self._reader.feed(data):
             if encoder.complete:
-                return
+                break
             encoder.produced = False
             self._out.append(encoder.feed(frame))
             if encoder.produced:
@@ -93,8 +93,8 @@ class Passage:
                 if self._moulds < _MAX_MOULDS:
                     self._mould = mould_of(frame, encoder)
                     self._moulds += self._mould is not None
-            elif encoder.complete:
-                self._mould = None  # nothing passes behind the end
+        if encoder.complete:
+            self._mould = None  # nothing passes behind the end
 
 
 def mould_of(frame: sse.Frame, encoder: Encoder) -> Mould | None:
