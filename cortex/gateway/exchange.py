@@ -183,7 +183,8 @@ class Exchange:
                 completion,
                 None if self._first_at is None else self._first_at - self.started_at,
                 now - self.started_at,
-            )
+            ),
+            asked=self.attempts > 0,
         )
 
     def _finish(self) -> None:

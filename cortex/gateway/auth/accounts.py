@@ -49,10 +49,16 @@ class Charge:
             self._held = self.accounts.limiter.admit(allowance, body)
             self._allowance = allowance
 
-    def settle(self, entry: usage.Entry) -> None:
-        """The request has ended, or is just about to."""
+    def settle(self, entry: usage.Entry, *, asked: bool) -> None:
+        """The request has ended, or is just about to; *asked*: a node was sent it.
+
+        A client that leaves before its prompt has been counted may have had all of it computed: to
+        its limits, though not in the ledger, the prompt is then as long as was estimated.
+        """
         if self._allowance is not None:
             used = entry.prompt + entry.completion
+            if asked and entry.code == usage.CLIENT_GONE and not entry.prompt:
+                used += self._held
             self.accounts.limiter.settle(self._allowance, self._held, used)
             self._allowance = None
         if self.accounts.ledger is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 import attrs
 import pytest
@@ -427,6 +428,27 @@ async def test_a_stream_that_the_client_leaves_is_charged_for_what_it_got(tmp_pa
             await reading.until(b'"d"')
         await running.until(1, "cortex_client_disconnects_total")
     assert used(tmp_path, ("key", "model")) == [("laptop", "m", 1, 0, 21, 0, 4)]
+
+
+async def test_a_budget_is_not_spared_by_leaving_early(tmp_path):
+    """Nobody has counted the prompt yet, but a node may have computed all of it."""
+    key = add_key(tmp_path, "laptop", budget=100, period="day")
+    neuron = fake()
+    neuron.scripts[CHAT] = lambda asked: Reply(frames=[trio.Event()])
+    long = chat(messages=[{"role": "user", "content": "x" * 300}])
+    codes = []
+    async with keyed(tmp_path, neuron=neuron) as (running, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(running.client.post, CHAT, json=long, headers=bearer(key)))
+            while not neuron.in_flight:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        await running.until(1, "cortex_client_disconnects_total")
+        neuron.scripts.clear()
+        for body in (long, chat()):
+            answer = await running.client.post(CHAT, json=body, headers=bearer(key))
+            codes.append(answer.status_code)
+    assert codes == [429, 200]
 
 
 async def test_what_a_client_has_seen_end_is_on_record(tmp_path):
