@@ -6,6 +6,7 @@ Whatever happens, an exchange ends in exactly one log line and one set of metric
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from math import inf
 from types import TracebackType
 
@@ -22,7 +23,7 @@ from cortex.gateway.router import Lease
 from cortex.gateway.stages import StageClock
 from cortex.service import logs
 from cortex.service.accumulators import Distribution
-from cortex.service.cancellation import is_cancellation
+from cortex.service.cancellation import is_cancellation, is_drain_over
 from cortex.translate.errors import anthropic_status
 
 log = logs.get("gateway.request")
@@ -35,8 +36,9 @@ CLIENT_GONE = 499  # in metrics and logs only: nobody is there to read it
 class Exchange:
     """Use as a context manager around the whole life of a request, its stream included.
 
-    Leaving by cancellation means that the client has gone; leaving by an exception, that it gets
-    an error (`failed` says which, where the exception does not leave the block).
+    Leaving by cancellation means that the client has gone, or that the drain is over; leaving by an
+    exception, that it gets an error (`failed` says which, where the exception does not leave the
+    block).
     """
 
     metrics: GatewayMetrics
@@ -70,7 +72,9 @@ class Exchange:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if is_cancellation(error):
+        if is_drain_over(error):
+            self.cut("draining")
+        elif is_cancellation(error):
             self.left("client_gone")
         elif error is not None and self.reason is None:
             self.failed(error)
@@ -125,6 +129,11 @@ class Exchange:
     def left(self, reason: str) -> None:
         """The client has gone, or takes no data any more."""
         self.code, self.reason = CLIENT_GONE, reason
+
+    def cut(self, reason: str) -> None:
+        """The gateway itself breaks it off; the client sees its connection end."""
+        self.code, self.reason = HTTPStatus.SERVICE_UNAVAILABLE.value, reason
+        self.metrics.error(self.model, self.node, reason)
 
     def failed(self, error: BaseException) -> None:
         """The client gets *error*, as a status or, after the status, within its stream."""

@@ -17,6 +17,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from cortex.service import logs
+from cortex.service.cancellation import DRAIN_OVER
 from cortex.service.edge import Edge
 from cortex.service.hangup import hangup_watch
 from cortex.service.http11 import Http11Connection
@@ -180,7 +181,7 @@ class _Connections:
         """After *seconds* cancel what is left, and close the sockets that shielded writes hold."""
         await trio.sleep(seconds)
         log.warning("drain time is over", connections=len(self._open))
-        handling.cancel("the drain time is over")
+        handling.cancel(DRAIN_OVER)
         for connection in list(self._open):
             if connection.fileno() >= 0:
                 trio.lowlevel.notify_closing(connection)

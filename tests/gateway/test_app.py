@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import httpx
 import pytest
 import trio
@@ -58,7 +60,8 @@ async def test_stop_lets_a_running_stream_finish_and_its_metrics_be_read(neuron)
             await served.ended.wait()
 
 
-async def test_the_drain_is_bounded_and_a_stream_it_cuts_does_not_look_finished(neuron):
+async def test_the_drain_is_bounded_and_a_stream_it_cuts_does_not_look_finished(neuron, caplog):
+    caplog.set_level(logging.INFO, "cortex.gateway.request")
     hold_stream(neuron)
     with trio.fail_after(10):
         async with gateway(neuron, drain_seconds=0.2) as served:
@@ -70,6 +73,8 @@ async def test_the_drain_is_bounded_and_a_stream_it_cuts_does_not_look_finished(
                     await reading.rest()
             assert b'finish_reason": "stop' not in reading.received
             assert b"[DONE]" not in reading.received
+    (told,) = [r.cortex_fields for r in caplog.records if r.getMessage() == "request"]
+    assert (told["code"], told["end"]) == (503, "draining")  # the client has not left
 
 
 async def test_an_idle_client_does_not_hold_up_the_drain(neuron):
