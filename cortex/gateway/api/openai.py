@@ -64,8 +64,8 @@ class OpenAiApi:
         return Answer(json.dumps(answer), headers=openai_headers(request, asked.model))
 
     async def tokenize(self, request: HttpRequest) -> Answer:
-        """``{count}`` of the tokens of a chat's or a plain prompt, as vLLM's route of this name. The
-        tokens themselves are not told. OpenAI has no such route."""
+        """``{count}`` of the tokens of a chat's or a plain prompt, as vLLM's route of this name.
+        The tokens themselves are not told. OpenAI has no such route."""
         with self.core.reading(request, "openai-tokenize"):
             body = json.load_object(request.body)
             asked = structure(body, TokenizeRequest)
