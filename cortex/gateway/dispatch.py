@@ -52,17 +52,13 @@ class Refusal(Exception):
 
 @attrs.frozen(eq=False)
 class Job:
-    """What a dialect makes of a request: the upstream call without its model.
-
-    ``affinity`` is the key of the session it belongs to, set by the core.
-    """
+    """What a dialect makes of a request: the upstream call without its model."""
 
     dialect: str
     requested: str
     path: str
     body: dict[str, Any]
     stream: bool
-    affinity: str | None = None
 
 
 @attrs.frozen(eq=False)
@@ -85,14 +81,16 @@ class Dispatcher:
         caller: Caller = request.caller or ANONYMOUS
         async with self.room.seat(exchange.model, caller.key_id or NO_KEY, caller.priority):
             exchange.routing()
-            job = attrs.evolve(job, affinity=affinity_key(request.headers, job.body))
+            session = affinity_key(request.headers, job.body)
             tried: set[str] = set()
             attempts = 0
             last: CortexError | None = None
             while attempts < MAX_ATTEMPTS:
                 async with AsyncExitStack() as held:
                     try:
-                        response, lease = await self._ask(request, exchange, job, tried, held)
+                        response, lease = await self._ask(
+                            request, exchange, job, session, tried, held
+                        )
                     except Refusal as refusal:
                         last = refusal.error
                     except UpstreamError as exc:
@@ -119,13 +117,14 @@ class Dispatcher:
         request: HttpRequest,
         exchange: Exchange,
         job: Job,
+        session: str | None,
         tried: set[str],
         held: AsyncExitStack,
     ) -> tuple[UpstreamResponse, Lease]:
         """Ask one replica not in *tried*. `Refusal` when another one may be asked; what the client
         did wrong is raised as it is."""
         lease = await held.enter_async_context(
-            self.router.route(job.requested, exclude=frozenset(tried), affinity=job.affinity)
+            self.router.route(job.requested, exclude=frozenset(tried), affinity=session)
         )
         exchange.routed(lease)
         held.enter_context(self.metrics.in_flight(lease.model, lease.node))
