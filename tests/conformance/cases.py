@@ -62,6 +62,7 @@ ELSEWHERE = {
     f"{_FETCH}test_what_is_no_image_is_refused_without_its_content",
     "BAD26": "tests/neuron/test_grammars.py::"
     "test_compiling_too_long_is_refused_and_others_are_not_kept_waiting_for_ever",
+    "BAD31": "tests/service/test_lane.py::test_a_head_that_drips_is_408",
     "BAD33": _FRAMING + "test_what_cannot_be_framed_is_refused_and_nothing_after_it_is_read",
     "BAD34": _FRAMING + "test_a_harmful_request_id_is_replaced",
     "BAD36": _FRAMING + "test_a_client_that_waits_to_be_told_to_go_on_is_told",
@@ -104,12 +105,10 @@ ELSEWHERE = {
     "test_the_defaults_of_common_clients_are_taken",
 }
 
-_SERVER = "of the server, not of a dialect: tested with it"
 _OTHER_CLIENT = "runs another project's code, which no test here downloads"
 
 # id -> why there is no test of that name.
 LEFT_OUT = {
-    "BAD31": _SERVER,
     "BAD47": "clock jumps, full disks and missing descriptors cannot be made in a test's process",
     "CB24": "no model of this engine sees yet",
     "CS13": "decided otherwise: a FIN means that the client is gone",
