@@ -19,6 +19,7 @@ from cortex.service import logs
 from cortex.service.http import HttpRequest, Route
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
 READING = frozenset({"GET", "HEAD"})
 
 log = logs.get("gateway.auth")
@@ -95,13 +96,22 @@ class Guard:
 
 def _local_only(request: HttpRequest) -> None:
     """Admin routes answer loopback peers, and no page that a browser was led to by a name of its
-    own choosing (DNS rebinding): the Host must be a loopback name too."""
-    try:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    except ValueError:
-        host = None
-    if not _loopback(request.peer) or host not in LOOPBACK_HOSTS:
+    own choosing (DNS rebinding): the Host must be a loopback name too. Nor one that sends orders
+    from elsewhere (it cannot read the answer, but need not): a browser tells its Origin. And nobody
+    behind a proxy on this machine, which says for whom it asks."""
+    headers = request.headers
+    local = _loopback(request.peer) and _host_of(f"//{headers.get('host', '')}") in LOOPBACK_HOSTS
+    if "origin" in headers and _host_of(headers["origin"]) not in LOOPBACK_HOSTS:
+        local = False
+    if not local or not FORWARDED.isdisjoint(headers):
         raise Forbidden("fleet routes answer requests from this machine only")
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _loopback(peer: str | None) -> bool:

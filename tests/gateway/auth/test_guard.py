@@ -195,3 +195,21 @@ def test_no_other_machine_may(door, peer):
 def test_nor_a_page_that_rebinds_its_name(door, host):
     with pytest.raises(Forbidden):
         door().guard(asked(peer="127.0.0.1", host=host), route("admin"))
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "", "http://localhost.evil.example", "http://[::"]
+)
+def test_nor_a_page_from_elsewhere_that_only_sends(door, origin):
+    """A form or a fetch without CORS reaches 127.0.0.1 under that very Host."""
+    with pytest.raises(Forbidden):
+        door().guard(asked(peer="127.0.0.1", host="127.0.0.1", origin=origin), route("admin"))
+    page_of_this_machine = asked(peer="127.0.0.1", host="127.0.0.1", origin="http://localhost:3000")
+    door().guard(page_of_this_machine, route("admin"))
+
+
+@pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-real-ip", "via"])
+def test_nor_whoever_stands_behind_a_proxy_here(door, name):
+    behind = asked(peer="127.0.0.1", host="127.0.0.1:31313", **{name: "203.0.113.9"})
+    with pytest.raises(Forbidden):
+        door("inference").guard(behind, route("admin"))
