@@ -76,7 +76,8 @@ class ForeignStream:
                 continue
             index = choice.get("index")
             index = index if type(index) is int else 0
-            if isinstance(choice.get("finish_reason"), str):
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason:  # some say "" where others say null
                 self._finished.add(index)
                 self._open.discard(index)
             elif index not in self._finished:

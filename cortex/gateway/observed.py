@@ -35,7 +35,7 @@ class Observed:
         """Note the finish reason of the last choice that has one."""
         for choice in choices if isinstance(choices, list) else ():
             reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-            if isinstance(reason, str):
+            if isinstance(reason, str) and reason:  # some say "" where others say null
                 self.finish_reason = reason
 
     def milliseconds(self, name: str) -> float | None:

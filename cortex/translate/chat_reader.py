@@ -108,7 +108,7 @@ class ChatReader:
             if isinstance(delta, dict):
                 self._delta(delta, events)
             reason = choice.get("finish_reason")
-            if isinstance(reason, str):
+            if isinstance(reason, str) and reason:  # some say "" where others say null
                 self._finish(reason, choice.get("stop_reason"), events)
         timings = chunk.get("timings")
         if isinstance(timings, dict) and not self.ended:

@@ -88,7 +88,7 @@ def test_only_done_makes_a_stream_complete():
 
 def test_done_without_a_finish_reason_is_no_end():
     passing = encoder()
-    encode(passing, FIRST + HELLO)
+    encode(passing, FIRST + HELLO + chunk("m", {"content": "a"}, finish_reason=""))
     with pytest.raises(UpstreamError, match="before it was complete"):
         encode(passing, DONE)
     assert not passing.complete

@@ -98,3 +98,10 @@ def test_a_vector_that_is_none_is_the_upstreams_error(vector):
     data = json.dumps({"data": [{"embedding": vector}]}).encode()
     with pytest.raises(UpstreamError):
         answer_of(data, "m", pack=True)
+
+
+def test_an_empty_finish_reason_is_none():
+    """Some servers send it with every chunk: one that breaks off there has not finished."""
+    cut = ForeignStream("m")
+    assert sse.DONE not in passed(cut, frame(model="m", choices=[choice(reason="", content="a")]))
+    assert not cut.whole

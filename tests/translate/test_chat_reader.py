@@ -154,6 +154,13 @@ def test_a_stream_without_a_finish_has_failed_however_it_ended():
         assert isinstance(events[-1].error, errors.UpstreamError)
 
 
+def test_an_empty_finish_reason_is_none():
+    """Some servers send it with every chunk."""
+    said = chunk({"content": "a"}, "")
+    assert read(stream(said, chunk({}, "stop")))[-1] == Finished(FinishReason.STOP)
+    assert isinstance(read(stream(said))[-1], Failed)
+
+
 def test_a_finished_stream_may_lack_its_done():
     assert read(stream(chunk({}, "stop"), done=False))[-1] == Finished(FinishReason.STOP)
 
