@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -126,8 +127,18 @@ def open_client(endpoint: str, key: str | None = None) -> Iterator[GatewayClient
         headers=headers,
         timeout=_timeout(READ_SECONDS),
         trust_env=not local,
+        verify=_verification() if url.scheme == "https" else True,
     ) as client:
         yield GatewayClient(endpoint.rstrip("/"), client)
+
+
+def _verification() -> ssl.SSLContext:
+    """Trust in ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, else in certifi's authorities. httpx itself
+    heeds the two only where it heeds a proxy."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:
+        raise Misconfigured(f"SSL_CERT_FILE, SSL_CERT_DIR: {exc.strerror or exc}") from None
 
 
 def _timeout(read: float | None) -> httpx.Timeout:

@@ -17,6 +17,7 @@ import click
 import trio
 
 from cortex.cli.exits import FAILURE, OK, USAGE
+from cortex.config.errors import ConfigError
 from cortex.service import logs
 
 log = logs.get("cli")
@@ -200,6 +201,9 @@ def _report(name: str, found: list[BaseException], life: _Life) -> int:
         if isinstance(leaf, OSError) and leaf.errno in _BIND_ERRORS and not life.listening:
             refused += 1
             click.echo(f"cortex {name}: cannot listen: {leaf.strerror}", err=True)
+        elif isinstance(leaf, ConfigError) and not life.listening:
+            refused += 1
+            click.echo(f"cortex {name}: {leaf}", err=True)
         else:
             click.echo(f"cortex {name}: {describe(leaf)}", err=True)
             logging.getLogger("cortex.cli").debug("traceback", exc_info=leaf)

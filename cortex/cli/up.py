@@ -39,12 +39,13 @@ class Addresses:
     port: int
     neuron_port: int
     metrics_port: int
+    secure: bool = False  # the gateway has a certificate
 
     @property
     def gateway(self) -> str:
         """The gateway's base URL for clients on this machine."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
-        return f"http://{join_listen(host, self.port)}"
+        return f"http{'s' if self.secure else ''}://{join_listen(host, self.port)}"
 
     @property
     def neuron(self) -> str:
@@ -112,6 +113,8 @@ def up(
         raise Misconfigured("--port, --neuron-port and --metrics-port must differ")
     token = secrets.token_urlsafe(32)
     gateway, neuron = children(addresses, models, token, log_level)
+    settings = configured(lambda: load_gateway(None, gateway.environ)).gateway
+    addresses = attrs.evolve(addresses, secure=settings.tls_certificate is not None)
     endpoints = Endpoints(addresses.gateway, addresses.neuron, token)
     ids = tuple(model.model_id for model in named)
 

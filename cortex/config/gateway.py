@@ -28,11 +28,21 @@ class GatewaySettings:
     stall_seconds: Seconds = attrs.field(default=300.0, validator=values.more_than(0))
     poll_seconds: Seconds = attrs.field(default=2.0, validator=values.more_than(0))
     strict_anthropic_version: bool = False
+    tls_certificate: Path | None = None  # a chain in PEM; with it the API is https
+    tls_key: Path | None = attrs.field(default=None)
 
     @metrics_listen.validator
     def _distinct(self, field: attrs.Attribute[Any], value: str) -> None:
         if value == self.listen and values.split_listen(value)[1] != 0:
             raise Invalid("is the same address as listen", field.name)
+
+    @tls_key.validator
+    def _both(self, field: attrs.Attribute[Any], value: Path | None) -> None:
+        if (value is None) != (self.tls_certificate is None):
+            missing, given = field.name, "tls_certificate"
+            if value is not None:
+                missing, given = given, missing
+            raise Invalid(f"required with {given}", missing)
 
 
 @attrs.frozen

@@ -45,6 +45,7 @@ def load_gateway(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig
     table = read_toml(path) if path else {}
     warnings = _translate(table, legacy.GATEWAY, path)
     _anchor(table, path, "models_config")
+    _anchor_each([table.get("gateway")], path, "tls_certificate", "tls_key")
     _anchor_each(table.get("neurons"), path, "token_file")
     variables = overlay(table, GatewayConfig, "CORTEX_", environ, reserved=GATEWAY_VARIABLES)
     listed = environ.get("CORTEX_NEURONS", "")

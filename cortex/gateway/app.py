@@ -21,6 +21,7 @@ from cortex.service import logs
 from cortex.service.edge import Edge
 from cortex.service.quart_app import app_over
 from cortex.service.serve import FastRoutes, listen, serve
+from cortex.service.tls import Tls
 
 log = logs.get("gateway")
 
@@ -66,7 +67,8 @@ async def run(
     they are to be reloaded, which happens whenever *hangup* returns. Without *fast_lane* every
     request is hypercorn's.
 
-    OSError when an address cannot be had, `DatabaseError` when the keys cannot be read.
+    OSError when an address cannot be had, `DatabaseError` when the keys cannot be read,
+    `ConfigError` when the certificate cannot.
     """
     settings = config.gateway
     pins = Pins() if pins is None else pins
@@ -99,6 +101,7 @@ async def run(
                     _serve_api,
                     gateway.edge(),
                     fast_lane,
+                    has.tls,
                     listener,
                     stopping,
                     settings.drain_seconds,
@@ -113,6 +116,7 @@ async def run(
 async def _serve_api(
     edge: Edge,
     fast_lane: bool,
+    tls: Tls | None,
     listener: socket.socket,
     stop: Callable[[], Awaitable[None]],
     drain_seconds: float,
@@ -127,6 +131,7 @@ async def _serve_api(
             stop=stop,
             drain_seconds=drain_seconds,
             fast=FastRoutes(edge, FAST_PATHS) if fast_lane else None,
+            tls=tls,
             task_status=task_status,
         )
     finally:

@@ -28,6 +28,7 @@ from cortex.gateway.auth.accounts import Accounts, open_accounts
 from cortex.gateway.auth.announcement import announcing
 from cortex.gateway.auth.scopes import scoped
 from cortex.gateway.catalogue import ModelNames
+from cortex.gateway.certificate import context_of
 from cortex.gateway.control import NeuronControl, open_control
 from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
@@ -51,6 +52,7 @@ from cortex.service import metrics
 from cortex.service.edge import Edge
 from cortex.service.http import Answer, HttpRequest, Pace, Route
 from cortex.service.quart_app import make_app
+from cortex.service.tls import Tls
 
 
 @attrs.frozen(eq=False)
@@ -68,13 +70,16 @@ class Resources:
     registry: CollectorRegistry
     events: EventLog
     pins: Pins
+    tls: Tls | None
 
 
 @asynccontextmanager
 async def open_resources(
     config: GatewayConfig, catalogue: Catalogue, pins: Pins, state_directory: Path | None
 ) -> AsyncIterator[Resources]:
-    """`DatabaseError` when the keys in *state_directory* cannot be read."""
+    """`DatabaseError` when the keys in *state_directory* cannot be read, `ConfigError` when the
+    certificate cannot."""
+    context = context_of(config)
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "cortex_build_info", __version__)
     fleet = Fleet(config.neurons)
@@ -95,6 +100,7 @@ async def open_resources(
             registry,
             EventLog(),
             pins,
+            Tls(context) if context is not None else None,
         )
 
 
@@ -191,7 +197,15 @@ def compose(has: Resources, read_again: ReadFiles | None, nursery: trio.Nursery)
         router, has.names, has.upstream, has.recorder, has.live.config, room, has.accounts
     )
     reloader = Reloader(
-        read_again, has.live, has.names, has.fleet, router, has.registry, has.events, nursery
+        read_again,
+        has.live,
+        has.names,
+        has.fleet,
+        router,
+        has.registry,
+        has.events,
+        nursery,
+        has.tls,
     )
     gateway = Gateway(has, poller, router, room, core, reloader)
     has.live.follow(gateway.retune)

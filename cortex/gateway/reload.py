@@ -9,6 +9,7 @@ its neuron when its requests are done.
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter
 from cortex.config.errors import ConfigError
 from cortex.errors import Conflict, CortexError, Unprocessable
 from cortex.gateway.catalogue import ModelNames
+from cortex.gateway.certificate import context_of
 from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.reload_plan import (
@@ -32,6 +34,7 @@ from cortex.gateway.reload_plan import (
 from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.service import logs
+from cortex.service.tls import Tls
 from cortex.wire import neuron as wire
 
 INVALID = "invalid_configuration"
@@ -52,8 +55,10 @@ class Reloader:
         registry: CollectorRegistry,
         events: EventLog,
         nursery: trio.Nursery,
+        tls: Tls | None = None,
     ) -> None:
-        """*read* gives the files as they are now; what is unloaded and loaded runs in *nursery*."""
+        """*read* gives the files as they are now; what is unloaded and loaded runs in *nursery*.
+        The certificate of *tls* is read again too."""
         self._read = read
         self._live = live
         self._names = names
@@ -61,6 +66,7 @@ class Reloader:
         self._router = router
         self._events = events
         self._nursery = nursery
+        self._tls = tls
         self._reloads = Counter(
             "cortex_config_reloads",
             "Times the configuration was read again, by how that went.",
@@ -72,20 +78,21 @@ class Reloader:
     async def plan(self) -> Plan:
         """What `reload` would do now. `Unprocessable` with the file and the key path, or
         `Conflict` when there is nothing to read."""
-        return self._plan(await self._read_again())
+        after, _ = await self._read_again()
+        return self._plan(after)
 
     async def reload(self) -> Plan:
         """Read the files and put them in force; what that changed. Raises as `plan` does, and
         nothing has changed then."""
         async with self._one_at_a_time:
             try:
-                after = await self._read_again()
+                after, context = await self._read_again()
                 plan = self._plan(after)
             except CortexError as exc:
                 self._reloads.labels("refused").inc()
                 log.error("reload refused: nothing was changed", why=exc.message)
                 raise
-            self._apply(plan, after)
+            self._apply(plan, after, context)
         return plan
 
     async def on_each(self, hangup: Callable[[], Awaitable[None]]) -> NoReturn:
@@ -95,11 +102,18 @@ class Reloader:
             with contextlib.suppress(CortexError):  # logged and counted; the gateway goes on
                 await self.reload()
 
-    async def _read_again(self) -> Configuration:
-        if self._read is None:
+    async def _read_again(self) -> tuple[Configuration, ssl.SSLContext | None]:
+        """The configuration, and its certificate."""
+        read = self._read
+        if read is None:
             raise Conflict("this gateway was started without a configuration to read again")
+
+        def all_files() -> tuple[Configuration, ssl.SSLContext | None]:
+            after = read()
+            return after, context_of(after.config)
+
         try:
-            return await trio.to_thread.run_sync(self._read)
+            return await trio.to_thread.run_sync(all_files)
         except ConfigError as exc:
             raise Unprocessable(str(exc), code=INVALID) from None
 
@@ -115,8 +129,10 @@ class Reloader:
         ]
         return make_plan(before, after, residents)
 
-    def _apply(self, plan: Plan, after: Configuration) -> None:
+    def _apply(self, plan: Plan, after: Configuration, context: ssl.SSLContext | None) -> None:
         """Synchronous: no other task sees a half of it."""
+        if self._tls is not None and context is not None:
+            self._tls.context = context
         self._live.swap(in_force(self._live.config, after.config))
         self._fleet.configure(after.config.neurons)
         self._names.configure(after.catalogue)

@@ -31,6 +31,9 @@ LIVE_GATEWAY = frozenset(
         "poll_seconds",
     }
 )
+# Take effect at once while both configurations have them: what changes is the certificate.
+# Whether the port speaks TLS at all is decided at the start.
+CERTIFICATE = frozenset({"tls_certificate", "tls_key"})
 LIVE_TABLES = frozenset({"eviction", "auth", "usage"})  # wholly
 # What a neuron was told when it loaded a model: a change of these means loading it again.
 LOADED_BY = ("source", "harness", "quant", "context", "tensor_parallel", "tool_format")
@@ -149,12 +152,13 @@ def in_force(running: GatewayConfig, read: GatewayConfig) -> GatewayConfig:
     """*read*, with the settings that need a restart as they are in *running*."""
     tables: dict[str, Any] = {}
     for name in _tables(read):
+        old, new = getattr(running, name), getattr(read, name)
         stay = {
-            key: getattr(getattr(running, name), key)
-            for key in _keys(getattr(read, name))
-            if not _is_live(name, key)
+            key: getattr(old, key)
+            for key in _keys(new)
+            if not _is_live(name, key, getattr(old, key), getattr(new, key))
         }
-        tables[name] = attrs.evolve(getattr(read, name), **stay)
+        tables[name] = attrs.evolve(new, **stay)
     return attrs.evolve(read, **tables)
 
 
@@ -162,9 +166,10 @@ def _settings(before: GatewayConfig, after: GatewayConfig) -> Iterable[SettingCh
     for name in _tables(after):
         old, new = getattr(before, name), getattr(after, name)
         for key in _keys(new):
-            if getattr(old, key) != getattr(new, key):
-                live = _is_live(name, key)
-                yield SettingChange(f"{name}.{key}", getattr(old, key), getattr(new, key), live)
+            before_key, after_key = getattr(old, key), getattr(new, key)
+            if before_key != after_key:
+                live = _is_live(name, key, before_key, after_key)
+                yield SettingChange(f"{name}.{key}", before_key, after_key, live)
 
 
 def _tables(config: GatewayConfig) -> list[str]:
@@ -177,7 +182,10 @@ def _keys(table: Any) -> list[str]:
     return [field.name for field in attrs.fields(type(table)) if field.metadata != NOT_A_KEY]
 
 
-def _is_live(table: str, key: str) -> bool:
+def _is_live(table: str, key: str, before: Any, after: Any) -> bool:
+    """Whether a change of *key* from *before* to *after* takes effect without a restart."""
+    if table == "gateway" and key in CERTIFICATE:
+        return before is not None and after is not None
     return table in LIVE_TABLES or (table == "gateway" and key in LIVE_GATEWAY)
 
 

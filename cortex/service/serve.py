@@ -23,8 +23,9 @@ from cortex.service.hangup import hangup_watch
 from cortex.service.http11 import Http11Connection
 from cortex.service.lane import IDLE_SECONDS, Lane
 from cortex.service.lane_head import MAX_HEAD_BYTES, HotPaths
-from cortex.service.link import SocketLink
+from cortex.service.link import Link, SocketLink
 from cortex.service.pacer import Pacer
+from cortex.service.tls import Handshakes, Tls
 
 # hypercorn shields its writes from cancellation. Without this bound a client that keeps its
 # connection but takes no data would hold a task and its buffers for as long as it likes.
@@ -66,12 +67,13 @@ def listen(address: str, *, stalled_client_ms: int = STALLED_CLIENT_MS) -> socke
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """The base URL under which *listener* is reached from this machine."""
+def url_of(listener: socket.socket, *, secure: bool = False) -> str:
+    """The base URL under which *listener* is reached from this machine; https if *secure*."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def serve(
@@ -81,9 +83,12 @@ async def serve(
     stop: Callable[[], Awaitable[None]],
     drain_seconds: float,
     fast: FastRoutes | None = None,
+    tls: Tls | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve *app* until *stop* returns, then give requests in flight *drain_seconds*.
+
+    With *tls* every connection is encrypted, and one that is not is closed.
 
     Takes *listener* over. Reports the base URL once connections are accepted. Requests to *fast*
     routes are served on our own lane, the others are hypercorn's; accepting connections is ours:
@@ -92,11 +97,11 @@ async def serve(
     under it.
     """
     async with trio.open_nursery() as watching:
-        connections = _Connections(app, drain_seconds, fast, watching)
+        connections = _Connections(app, drain_seconds, fast, tls, watching)
         async with trio.open_nursery() as handling:
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(_accept, listener, connections.handle, handling)
-                task_status.started(url_of(listener))
+                task_status.started(url_of(listener, secure=tls is not None))
                 await stop()
                 accepting.cancel_scope.cancel("asked to stop")
             await connections.drain()
@@ -129,7 +134,12 @@ class _Connections:
     """The connections that are open. *watching* runs what watches over those of the fast lane."""
 
     def __init__(
-        self, app: Any, drain_seconds: float, fast: FastRoutes | None, watching: trio.Nursery
+        self,
+        app: Any,
+        drain_seconds: float,
+        fast: FastRoutes | None,
+        tls: Tls | None,
+        watching: trio.Nursery,
     ) -> None:
         self._app = ASGIWrapper(app)
         self._config = hypercorn.Config.from_mapping(
@@ -144,6 +154,7 @@ class _Connections:
         )
         self._context = WorkerContext(None)
         self._open: set[socket.socket] = set()
+        self._handshakes = Handshakes(tls, watching) if tls is not None else None
         self._lane: Lane | None = None
         if fast is not None:
             pacer, hangups = Pacer(), hangup_watch()
@@ -156,7 +167,9 @@ class _Connections:
         """Serve one connection to its end. What goes wrong with it is no other one's business."""
         self._open.add(connection)
         try:
-            link = SocketLink(connection)
+            link = await self._link(connection)
+            if link is None:
+                return
             if self._lane is not None:
                 await self._lane.handle(link)
             else:
@@ -167,12 +180,18 @@ class _Connections:
             self._open.discard(connection)
             connection.close()
 
+    async def _link(self, connection: socket.socket) -> Link | None:
+        raw = SocketLink(connection)
+        return raw if self._handshakes is None else await self._handshakes.secured(raw)
+
     async def _cold(self, stream: Any) -> None:
         """hypercorn's connection on *stream*."""
         await Http11Connection(self._app, self._config, self._context, ConnectionState({}), stream)
 
     async def drain(self) -> None:
         """End idle connections now, the others with the response under way."""
+        if self._handshakes is not None:
+            self._handshakes.drain()
         if self._lane is not None:
             self._lane.drain()
         await self._context.terminated.set()

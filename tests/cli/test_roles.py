@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from fakes.accounts import add_key
+from fakes.tls import pem
 
 from cortex.cli.roles import LEVELS, _address, _warn_of_strangers
 from cortex.config.accounts import AuthSettings
@@ -47,6 +48,20 @@ def test_pins_that_make_no_sense_end_with_2(invoke, tmp_path):
     result = invoke("gateway", env={"STATE_DIRECTORY": str(tmp_path)})
     assert result.exit_code == 2
     assert result.stderr.startswith(f"cortex: {path}: is no list of pins")
+
+
+@pytest.mark.parametrize("key", ["none.pem", "two.pem"])
+def test_a_certificate_that_is_none_ends_with_2(invoke, tmp_path, key):
+    wrong = pem("two") if key == "two.pem" else tmp_path / key
+    path = tmp_path / "cortex.toml"
+    path.write_text(
+        f"[gateway]\nlisten = '127.0.0.1:0'\nmetrics_listen = 'localhost:0'\n"
+        f"tls_certificate = '{pem('one')}'\ntls_key = '{wrong}'\n"
+    )
+    result = invoke("gateway", "--config", path, env={"STATE_DIRECTORY": str(tmp_path)})
+    assert result.exit_code == 2
+    (told,) = [line for line in result.stderr.splitlines() if line.startswith("cortex gateway: ")]
+    assert told.startswith(f"cortex gateway: {path}: gateway.tls_key: {wrong}: ")
 
 
 def test_keys_that_cannot_be_read_end_with_2(invoke, tmp_path):

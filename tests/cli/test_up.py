@@ -119,6 +119,12 @@ def test_the_command_to_paste_is_the_one_we_were_started_with(
     assert expected in text
 
 
+def test_a_gateway_with_a_certificate_is_told_as_https():
+    text = welcome(Addresses("0.0.0.0", 8080, 13131, 31314, secure=True), ("cortex/demo",))
+    assert "OpenAI      https://127.0.0.1:8080/v1" in text
+    assert "metrics     http://127.0.0.1:31314/metrics" in text
+
+
 async def start_nothing():
     """The scripted gateway runs already."""
 

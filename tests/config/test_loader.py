@@ -1,5 +1,6 @@
 """Files and environment to configurations: precedence, strictness, one clear line per error."""
 
+from pathlib import Path
 from typing import get_args
 
 import attrs
@@ -128,6 +129,8 @@ def test_a_duration_may_be_a_number_or_a_text(write):
         ('[[neurons]]\nname = "a"', "neurons[0].endpoint: required key is missing"),
         ('[[neurons]]\nname = "a"\nendpoint = "tcp://x"', "neurons[0].endpoint: expected an http"),
         ('[[neurons]]\nname = "a b"\nendpoint = "http://x"', "neurons[0].name: 'a b' is no node"),
+        ('[gateway]\ntls_key = "k"', "gateway.tls_certificate: required with tls_key"),
+        ('[gateway]\ntls_certificate = "c"', "gateway.tls_key: required with tls_certificate"),
         ("models_config = 3", "models_config: expected a path, got an integer"),
         ("x =", "Invalid value"),
     ],
@@ -135,6 +138,13 @@ def test_a_duration_may_be_a_number_or_a_text(write):
 def test_an_error_names_file_key_path_and_reason(write, text, told):
     path = write(text)
     assert refusal(load_gateway, path).startswith(f"{path}: {told}")
+
+
+def test_the_certificates_paths_are_relative_to_the_file(write):
+    path = write('[gateway]\ntls_certificate = "c.pem"\ntls_key = "/etc/k.pem"\n')
+    settings = load_gateway(path, {}).gateway
+    assert settings.tls_certificate == path.parent / "c.pem"
+    assert settings.tls_key == Path("/etc/k.pem")
 
 
 def test_two_neurons_of_one_name_are_an_error(write):
@@ -205,7 +215,9 @@ def test_every_scalar_key_has_a_variable(cls):
         text = "batch" if name.endswith("PRIORITY") else text
         if name in ("CORTEX_EVICTION__STRATEGY", "NEURON_TOKEN_FILE", "CORTEX_MODELS_CONFIG"):
             continue  # tested where they are at home
-        config = load(None, {name: text})
+        other = {"CERTIFICATE": "KEY", "KEY": "CERTIFICATE"}.get(name.partition("TLS_")[2])
+        pair = {f"CORTEX_GATEWAY__TLS_{other}": "other.pem"} if other else {}
+        config = load(None, {name: text, **pair})
         assert config.warnings == ()
         assert attrs.evolve(config, source=None) != load(None, {})
 

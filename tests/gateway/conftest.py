@@ -6,7 +6,9 @@ import pytest
 import trio.testing
 from fakes.gateway import LANES, lane_fixture
 
-BOTH_LANES = frozenset({"test_api_anthropic", "test_api_openai", "test_api_responses", "test_app"})
+BOTH_LANES = frozenset(
+    {"test_api_anthropic", "test_api_openai", "test_api_responses", "test_app", "test_tls"}
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,7 @@ from fakes.control_plane import control_plane
 from fakes.foreign import CHAT, COMPLETIONS, EMBEDDINGS, FakeOpenAi, refused
 from fakes.gateway import MESSAGES, chat, gateway, message, payloads, text_of
 from fakes.neuron import FakeNeuron, Reply, chunk, error_reply
-from fakes.tls import certificate, serve_tls
+from fakes.tls import pem, serve_tls
 
 from cortex import errors
 from cortex.config.catalogue import Catalogue, CatalogueEntry
@@ -479,13 +479,12 @@ async def test_another_gateway_is_such_a_server_and_loads_by_itself():
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-async def test_its_certificate_is_verified_by_polls_and_requests(tmp_path, monkeypatch, trusted):
-    pem = certificate(tmp_path)
+async def test_its_certificate_is_verified_by_polls_and_requests(monkeypatch, trusted):
     if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem("one")))
     there = server()
     async with trio.open_nursery() as nursery:
-        secure = await nursery.start(serve_tls, pem, there._connection)
+        secure = await nursery.start(serve_tls, pem("one"), there._connection)
         there.secure = secure
         async with gateway(there) as g:
             answer = await g.client.post(CHAT, json=chat("m"))

@@ -75,6 +75,21 @@ def test_settings_that_need_a_restart_are_told_as_such_and_stay():
     assert again.restart == ("gateway.listen",)
 
 
+def test_a_certificate_may_change_but_not_come_or_go():
+    paths = {"tls_certificate": Path("c"), "tls_key": Path("k")}
+    plain, secure, other = (
+        configuration(),
+        configuration(**paths),
+        configuration(**{**paths, "tls_key": Path("l")}),
+    )
+    (change,) = make_plan(secure, other, []).settings
+    assert change == SettingChange("gateway.tls_key", Path("k"), Path("l"), live=True)
+    assert in_force(secure.config, other.config) == other.config
+    for before, after in ((plain, secure), (secure, plain)):
+        assert set(make_plan(before, after, []).restart) == {f"gateway.{key}" for key in paths}
+        assert in_force(before.config, after.config) == before.config
+
+
 def test_every_live_key_is_one_of_the_gateways():
     assert {field.name for field in attrs.fields(GatewaySettings)} >= LIVE_GATEWAY
 
