@@ -6,9 +6,11 @@ import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -91,6 +93,7 @@ def run_role(
     gone stops it like SIGTERM. What comes out of the role is told on stderr, a line for each leaf
     of a group.
     """
+    _raise_descriptor_limit()
     life = _Life(on_started=on_started)
     if hangups:
         life.terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
@@ -161,6 +164,15 @@ async def _watch_hangups(
                 stopping.set()
             else:
                 life.hung_up()
+
+
+def _raise_descriptor_limit() -> None:
+    """As many open files as the system allows: the usual 1024 are a thousand idle connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    with suppress(ValueError, OSError):  # macOS has a hard limit that it does not let one reach
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _has_terminal() -> bool:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import sys
 
@@ -86,6 +87,15 @@ def test_a_hangup_is_told_to_a_role_that_asks_for_it():
     assert seen == ["hangup", "hangup"]
 
 
+@pytest.fixture
+def hangups_matter():
+    """As from a shell; whoever runs the tests by ``nohup`` has them ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_matter")
 def test_a_hangup_of_the_terminal_it_was_started_from_stops_it(monkeypatch):
     answers = iter([True, False])
     monkeypatch.setattr(runner, "_has_terminal", lambda: next(answers))
@@ -96,6 +106,22 @@ def test_a_hangup_of_the_terminal_it_was_started_from_stops_it(monkeypatch):
         await stop()
 
     assert run_role("gateway", role, {}, hangups=True) == 0
+
+
+def test_a_role_may_have_as_many_descriptors_as_the_system_lets_it():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fewer = min(soft, 512) if soft != resource.RLIM_INFINITY else 512
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fewer, hard))
+    seen = []
+
+    async def role(*, stop, task_status):
+        seen.append(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    try:
+        assert run_role("gateway", role, {}) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert seen[0] > fewer or hard == fewer
 
 
 def test_a_second_signal_ends_it_at_once():
