@@ -133,6 +133,8 @@ class Reloader:
         """Synchronous: no other task sees a half of it."""
         if self._tls is not None and context is not None:
             self._tls.context = context
+            file = after.config.gateway.tls_certificate
+            log.info("the certificate has been read again", file=str(file))
         self._live.swap(in_force(self._live.config, after.config))
         self._fleet.configure(after.config.neurons)
         self._names.configure(after.catalogue)

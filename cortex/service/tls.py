@@ -53,7 +53,8 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _what_is_wrong(certificate: Path, key: Path, exc: OSError) -> BadCertificate:
-    reason = getattr(exc, "reason", None) or exc.strerror or str(exc)
+    reason = getattr(exc, "reason", None)
+    detail = f" ({reason})" if reason else ""
     if reason == "KEY_VALUES_MISMATCH":
         return BadCertificate(
             f"{key}: is not the key of the certificate in {certificate}", of_key=True
@@ -61,8 +62,8 @@ def _what_is_wrong(certificate: Path, key: Path, exc: OSError) -> BadCertificate
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(certificate)
     except OSError:
-        return BadCertificate(f"{certificate}: holds no certificate in PEM ({reason})")
-    return BadCertificate(f"{key}: holds no private key in PEM that fits ({reason})", of_key=True)
+        return BadCertificate(f"{certificate}: holds no certificate in PEM{detail}")
+    return BadCertificate(f"{key}: holds no private key in PEM that fits{detail}", of_key=True)
 
 
 @attrs.define(eq=False)

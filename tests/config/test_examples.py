@@ -105,7 +105,8 @@ def test_what_an_example_comments_out_is_valid(name, number, tmp_path):
         (tmp_path / other).write_text((EXAMPLES / other).read_text())
     (tmp_path / "neuron.token").write_text("token")
     lines = lines_of(name)
-    for each in table_around(lines, number):
+    pair = [n for n, line in enumerate(lines) if line.startswith("# tls_")]
+    for each in {*table_around(lines, number), *(pair if number in pair else ())}:
         lines[each] = lines[each].removeprefix("# ")
     (tmp_path / name).write_text("\n".join(lines))
     READERS[name](tmp_path / name)

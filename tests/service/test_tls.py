@@ -248,11 +248,15 @@ def patient_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0.01)
 
 
-async def test_a_refusal_reaches_a_client_that_still_talks(running):
+async def test_a_refusal_reaches_a_client_that_still_talks(nursery):
+    running = Running(fast=True)
+    await nursery.start(running.run)
     async with await running.connect() as stream:
-        await stream.send_all(b"POST /answer HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n")
         with trio.fail_after(5):
+            await stream.send_all(b"POST /answer HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n")
+            await stream.send_all(b"x" * 1_000_000)
             assert b" 400 " in await until(stream, b"\r\n\r\n")
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_new_certificate_is_shown_to_new_connections(running):
