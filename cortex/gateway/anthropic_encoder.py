@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from cortex.errors import CortexError
-from cortex.gateway.encoder import load_chunk
-from cortex.gateway.observed import Observed
+from cortex.gateway.event_encoder import EventEncoder
 from cortex.translate.anthropic_blocks import BlockWriter
 from cortex.translate.anthropic_stream import AnthropicEncoder
 from cortex.translate.chat_reader import ChatReader
-from cortex.translate.conversation import (
-    Conversation,
-    Event,
-    Failed,
-    TextDelta,
-    ThinkingDelta,
-    ToolCallDelta,
-    ToolCallStart,
-)
-from cortex.wire import sse
-
-_OUTPUT = (TextDelta, ThinkingDelta, ToolCallStart, ToolCallDelta)
+from cortex.translate.conversation import Conversation
 
 
-class MessageStream:
+class MessageStream(EventEncoder):
     """`Encoder` for ``/v1/messages``.
 
     ``message_start`` carries the prompt's count, which the neuron's first chunk brings; when that
@@ -30,12 +17,9 @@ class MessageStream:
     """
 
     def __init__(self, conversation: Conversation, message_id: str, request_id: str) -> None:
-        self.observed = Observed()
-        self.complete = False
-        self.produced = False
         writer = BlockWriter(message_id, shown=conversation.reasoning.shown)
         self._encoder = AnthropicEncoder(conversation.model, writer, request_id)
-        self._reader = ChatReader(prewarm=conversation.prewarm)
+        super().__init__(self._encoder, ChatReader(prewarm=conversation.prewarm))
 
     @property
     def skims(self) -> tuple[str, ...]:
@@ -48,27 +32,3 @@ class MessageStream:
 
     def keep_alive(self) -> bytes:
         return self._encoder.ping() or self._encoder.start()
-
-    def fail(self, error: CortexError) -> bytes:
-        return self._encoder.fail(error)
-
-    def feed(self, frame: sse.Frame) -> bytes:
-        if frame.data is None:
-            return b""
-        if frame.data == b"[DONE]":
-            return self._encode(self._reader.end())
-        chunk = load_chunk(frame.data)
-        self.observed.take_usage(chunk.get("usage"))
-        self.observed.take_timings(chunk.get("timings"))
-        self.observed.take_finish(chunk.get("choices"))
-        return self._encode(self._reader.read(chunk))
-
-    def _encode(self, events: list[Event]) -> bytes:
-        for event in events:
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, _OUTPUT):
-                self.produced = True
-        out = self._encoder.feed_all(events)
-        self.complete = self._encoder.over
-        return out
