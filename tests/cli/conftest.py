@@ -125,6 +125,12 @@ def invoke(monkeypatch):
     return invoke
 
 
+def _heed_signals():
+    """As on a terminal: whoever runs the tests in a shell's background has them ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Terminal:
     """A command on a terminal of its own; what it writes can be waited for."""
 
@@ -138,6 +144,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=_heed_signals,
         )
         os.close(theirs)
         self.written = ""
