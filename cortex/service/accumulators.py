@@ -46,9 +46,6 @@ class Level:
     def inc(self, amount: float = 1.0) -> None:
         self.value += amount
 
-    def dec(self, amount: float = 1.0) -> None:
-        self.value -= amount
-
     def set(self, value: float) -> None:
         self.value = value
 

@@ -47,10 +47,6 @@ class Frame:
     data: bytes | None  # None for comments and events without data
     event: str | None = None
 
-    @property
-    def comment_only(self) -> bool:
-        return self.data is None and self.event is None
-
 
 @attrs.define(eq=False)
 class FrameReader:

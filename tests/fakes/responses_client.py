@@ -70,7 +70,8 @@ class ResponseFailed(Exception):
 def events_of(stream: bytes) -> list[dict[str, Any]]:
     """The events of *stream*, its ``[DONE]`` left out. Asserts the framing and the numbers."""
     reader = FrameReader()
-    frames = [frame for frame in reader.feed(stream) if not frame.comment_only]
+    told = reader.feed(stream)
+    frames = [frame for frame in told if (frame.data, frame.event) != (None, None)]
     assert not reader.unfinished
     found: list[dict[str, Any]] = []
     for number, frame in enumerate(frames):

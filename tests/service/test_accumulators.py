@@ -56,7 +56,7 @@ def test_the_exposition_is_prometheus_clients_own_to_the_letter(seed):
         spread.labels("m", "at once").observe(0.25)
     level.labels("m", "a").dec(2)
     level.labels("m", "b").set(7)
-    families[1]("m", "a").dec(2)
+    families[1]("m", "a").inc(-2)
     families[1]("m", "b").set(7)
     assert without_created(render(registry)) == without_created(render(expected))
 

@@ -283,6 +283,6 @@ async def test_a_thousand_that_connect_and_leave_cost_nothing(running):
     before = len(os.listdir("/proc/self/fd"))
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(come_and_go, 100)
+            nursery.start_soon(come_and_go, 250)
     assert len(os.listdir("/proc/self/fd")) <= before
     assert set(running.service.how) <= {"Cancelled"}

@@ -94,7 +94,8 @@ def test_a_truncated_frame_is_never_delivered():
 
 
 def test_comments_are_told_apart():
-    assert [frame.comment_only for frame in frames(sse.KEEP_ALIVE, sse.DONE)] == [True, False]
+    told = [(frame.data, frame.event) for frame in frames(sse.KEEP_ALIVE, sse.DONE)]
+    assert told == [(None, None), (b"[DONE]", None)]
 
 
 def test_a_frame_without_end_is_refused(monkeypatch):
