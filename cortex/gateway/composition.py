@@ -52,6 +52,7 @@ from cortex.service import metrics
 from cortex.service.edge import Edge
 from cortex.service.http import Answer, HttpRequest, Pace, Route
 from cortex.service.quart_app import make_app
+from cortex.service.reference import ReferenceRoute
 from cortex.service.tls import Tls
 
 
@@ -126,6 +127,7 @@ class Gateway:
             *AnthropicApi(self.core, counter, images, strict).routes(),
             *ResponsesApi(self.core, counter, images).routes(),
             *self._fleet_api().routes(),
+            ReferenceRoute(_reference).route(),
         ]
         return Edge(
             [announcing(scoped(route), has.accounts.limiter) for route in routes],
@@ -225,6 +227,12 @@ def make_core(
     pace = make_pace(config.gateway)
     dispatcher = Dispatcher(router, upstream, recorder, room)
     return InferenceCore(dispatcher, names, recorder, pace, accounts or Accounts())
+
+
+def _reference() -> bytes:
+    from cortex.gateway.api.reference import encoded  # few ask, and a start must be quick
+
+    return encoded()
 
 
 def make_pace(settings: GatewaySettings) -> Pace:

@@ -21,6 +21,7 @@ from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.prompt import chat_prompt, plain_prompt
 from cortex.service import metrics
 from cortex.service.http import Answer, Guard, HttpRequest, Route
+from cortex.service.reference import ReferenceRoute
 from cortex.wire import errors, json
 from cortex.wire import neuron as wire
 from cortex.wire.converter import structure
@@ -79,6 +80,7 @@ class NeuronApi:
             Route("POST", "/v1/chat/completions", self.inference.chat),
             Route("POST", "/v1/completions", self.inference.completions),
             Route("POST", "/v1/embeddings", self.inference.embeddings),
+            ReferenceRoute(_reference).route(),
         ]
 
     async def discover(self, request: HttpRequest) -> Answer:
@@ -186,6 +188,12 @@ class NeuronApi:
             if model.id == model_id:
                 return model
         raise ModelNotFound(f"the model '{clip(model_id)}' is not here", param="model")
+
+
+def _reference() -> bytes:
+    from cortex.neuron.reference import encoded  # few ask, and a start must be quick
+
+    return encoded()
 
 
 def _plain(value: attrs.AttrsInstance) -> dict[str, object]:

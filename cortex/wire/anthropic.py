@@ -95,7 +95,7 @@ Block = (
     | OtherBlock
 )
 Content = str | tuple[Block, ...] | None
-_BLOCKS: dict[str, type[Any]] = {
+BLOCKS: dict[str, type[Any]] = {
     "text": TextBlock,
     "image": ImageBlock,
     "document": DocumentBlock,
@@ -277,7 +277,7 @@ def _register(converter: Any) -> None:
         kind = value.get("type")
         if type(kind) is not str:
             raise FieldError("Field required", "type", "missing_required_parameter")
-        cls = _BLOCKS.get(kind)
+        cls = BLOCKS.get(kind)
         if cls is None:
             return OtherBlock(kind, value)
         known: Block = converter.structure(value, cls)

@@ -1,4 +1,7 @@
-"""Validators for wire fields: ranges and lengths, with texts a client can act on."""
+"""Validators for wire fields: ranges and lengths, with texts a client can act on.
+
+Each is known by what it means in JSON Schema (`keywords`), for the reference of the API.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,21 @@ from cortex.wire.converter import FieldError
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
+ANY_SIZE = 2**31 - 1  # where an integer has no bound of its own
+
+_KEYWORDS: dict[Any, dict[str, Any]] = {}
+
+
+def keywords(validator: Any) -> dict[str, Any]:
+    """What *validator* demands, as JSON Schema's keywords: nothing where it was not said."""
+    return _KEYWORDS.get(validator, {})
+
+
+def meaning(validator: Validator, **said: Any) -> Validator:
+    """*validator*, known to mean what the keywords of JSON Schema in *said* mean."""
+    _KEYWORDS[validator] = said
+    return validator
+
 
 def between(low: float, high: float) -> Validator:
     """The number, when there is one, lies in [low, high]."""
@@ -20,7 +38,7 @@ def between(low: float, high: float) -> Validator:
         if value is not None and not low <= value <= high:
             raise FieldError(f"must be between {low:g} and {high:g}, got {value:g}", field.name)
 
-    return check
+    return meaning(check, minimum=low, maximum=high)
 
 
 def above(low: float, high: float) -> Validator:
@@ -32,10 +50,10 @@ def above(low: float, high: float) -> Validator:
                 f"must be greater than {low:g} and at most {high:g}, got {value:g}", field.name
             )
 
-    return check
+    return meaning(check, exclusiveMinimum=low, maximum=high)
 
 
-def at_least(low: int, high: int = 2**31 - 1) -> Validator:
+def at_least(low: int, high: int = ANY_SIZE) -> Validator:
     """The integer, when there is one, lies in [low, high]."""
 
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -54,7 +72,7 @@ def at_least(low: int, high: int = 2**31 - 1) -> Validator:
                 "integer_above_max_value",
             )
 
-    return check
+    return meaning(check, minimum=low, **({} if high == ANY_SIZE else {"maximum": high}))
 
 
 def non_empty(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -68,6 +86,10 @@ def non_empty(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         )
 
 
+# Keywords for other kinds of value mean nothing.
+meaning(non_empty, minLength=1, minItems=1)
+
+
 def at_most(count: int) -> Validator:
     """The array, string or object, when there is one, has at most *count* elements."""
 
@@ -75,7 +97,7 @@ def at_most(count: int) -> Validator:
         if value is not None and len(value) > count:
             raise FieldError(f"at most {count} allowed, got {len(value)}", field.name, "too_long")
 
-    return check
+    return meaning(check, maxLength=count, maxItems=count)
 
 
 def matching(pattern: str) -> Validator:
@@ -86,7 +108,7 @@ def matching(pattern: str) -> Validator:
         if value is not None and not compiled.fullmatch(value):
             raise FieldError(f"must match {pattern}", field.name)
 
-    return check
+    return meaning(check, pattern=f"^(?:{pattern})$")
 
 
 def one_of(*allowed: str) -> Validator:
@@ -96,4 +118,4 @@ def one_of(*allowed: str) -> Validator:
         if value is not None and value not in allowed:
             raise FieldError(f"must be one of {', '.join(allowed)}", field.name)
 
-    return check
+    return meaning(check, enum=[*allowed])

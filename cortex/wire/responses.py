@@ -52,7 +52,7 @@ class OtherPart:
 
 Part = TextPart | ImagePart | FilePart | OtherPart
 Content = str | tuple[Part, ...]
-_TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
+TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 
 
 # Items of the input.
@@ -107,7 +107,7 @@ class OtherItem:
 
 Item = Message | FunctionCall | CustomCall | CallOutput | ReasoningItem | ItemReference | OtherItem
 Input = str | tuple[Item, ...]
-_ITEMS: dict[str, type[Any]] = {
+ITEMS: dict[str, type[Any]] = {
     "message": Message,
     "function_call": FunctionCall,
     "function_call_output": CallOutput,
@@ -273,7 +273,7 @@ def _register(converter: Any) -> None:
     def part(value: Any, _: Any) -> Part:
         kind = _kind(value, "a content part")
         found: Part
-        if kind in _TEXTS:
+        if kind in TEXTS:
             found = converter.structure(value, TextPart)
         elif kind == "refusal":
             found = converter.structure({"text": value.get("refusal")}, TextPart)
@@ -300,7 +300,7 @@ def _register(converter: Any) -> None:
             if short is not None:
                 return converter.structure(value, short)  # type: ignore[no-any-return]
         kind = _kind(value, "an item")
-        cls = _ITEMS.get(kind)
+        cls = ITEMS.get(kind)
         if cls is None:
             return OtherItem(kind)
         known: Item = converter.structure(value, cls)

@@ -8,7 +8,7 @@ from cortex.gateway.auth.caller import ADMIN, INFERENCE, PUBLIC
 from cortex.service.http import Route
 
 # What a load balancer, a probe or a person asks before there is a key; they name no model.
-PUBLIC_PATHS = frozenset({"/", "/health", "/livez", "/readyz", "/version"})
+PUBLIC_PATHS = frozenset({"/", "/health", "/livez", "/readyz", "/version", "/openapi.json"})
 ADMIN_PREFIX = "/fleet"
 
 
