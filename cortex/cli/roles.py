@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import sys
@@ -19,6 +20,7 @@ from cortex.config.errors import ConfigError, Invalid
 from cortex.config.gateway import GatewayConfig
 from cortex.config.values import is_loopback, join_listen, split_listen
 from cortex.service import logs
+from cortex.service.notify import Systemd
 
 if TYPE_CHECKING:
     from cortex.config.catalogue import Catalogue
@@ -93,7 +95,13 @@ def gateway(
 
     pins = configured(lambda: Pins(state))
     role = partial(
-        app.run, loaded, catalogue, pins=pins, state_directory=state, read_again=read_again
+        app.run,
+        loaded,
+        catalogue,
+        pins=pins,
+        state_directory=state,
+        read_again=read_again,
+        systemd=_systemd(),
     )
     sys.exit(run_role("gateway", role, os.environ, on_started=spare_collector, hangups=True))
 
@@ -164,7 +172,16 @@ def neuron(
 
     # A device thread may be stuck in its driver for ever; the process must end all the same.
     hard_exit = partial(arm_watchdog, loaded.drain_seconds + WEDGED_SECONDS)
-    sys.exit(run_role("neuron", partial(app.run, loaded), os.environ, hard_exit))
+    role = partial(app.run, loaded, systemd=_systemd())
+    sys.exit(run_role("neuron", role, os.environ, hard_exit))
+
+
+def _systemd() -> Systemd:
+    """Who started this process. One that its watchdog aborts says where it was."""
+    found = Systemd.of(os.environ)
+    if found.watchdog is not None:
+        faulthandler.enable()
+    return found
 
 
 def _warn_of_strangers(config: GatewayConfig, state: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -15,15 +16,20 @@ from cortex.config.catalogue import Catalogue
 from cortex.config.gateway import GatewayConfig
 from cortex.gateway import fleet_changes
 from cortex.gateway.composition import compose, open_resources
+from cortex.gateway.fleet import Fleet
 from cortex.gateway.pins import Pins
 from cortex.gateway.reload_plan import ReadFiles
 from cortex.service import logs
 from cortex.service.edge import Edge
+from cortex.service.notify import Systemd
 from cortex.service.quart_app import app_over
 from cortex.service.serve import FastRoutes, listen, serve
 from cortex.service.tls import Tls
+from cortex.wire.neuron import LOADED
 
 log = logs.get("gateway")
+
+END_SECONDS = 30.0  # behind the drain: usage is written, connections are closed
 
 FAST_PATHS = frozenset(
     {
@@ -59,19 +65,21 @@ async def run(
     read_again: ReadFiles | None = None,
     hangup: Callable[[], Awaitable[None]] | None = None,
     fast_lane: bool = True,
+    systemd: Systemd | None = None,
     task_status: trio.TaskStatus[GatewayAddresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
     of the process. Without *pins* those that are set last as long as it. Keys and usage are in
     *state_directory*; without one there are none. *read_again* gives the files as they are when
     they are to be reloaded, which happens whenever *hangup* returns. Without *fast_lane* every
-    request is hypercorn's.
+    request is hypercorn's. *systemd* hears how it stands.
 
     OSError when an address cannot be had, `DatabaseError` when the keys cannot be read,
     `ConfigError` when the certificate cannot.
     """
     settings = config.gateway
     pins = Pins() if pins is None else pins
+    systemd = Systemd() if systemd is None else systemd
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.listen))
         metrics_listener = stack.enter_context(listen(settings.metrics_listen))
@@ -81,10 +89,12 @@ async def run(
 
         async def stopping() -> None:
             await stop()
+            systemd.stopping(settings.drain_seconds + END_SECONDS)
             has.events.close()  # what follows it would hold up the drain
 
         async with trio.open_nursery() as nursery:
-            gateway = compose(has, read_again, nursery)
+            gateway = compose(has, read_again, nursery, systemd)
+            nursery.start_soon(systemd.run, partial(_status, has.fleet), name="systemd")
             nursery.start_soon(fleet_changes.watch, has.fleet, has.events, name="fleet events")
             await nursery.start(gateway.poller.run, name="poller")
             nursery.start_soon(gateway.router.unload_idle, name="idle unloader")
@@ -108,9 +118,18 @@ async def run(
                     drained,
                 )
                 log.info("listening", url=url, metrics=f"{metrics_url}/metrics")
+                systemd.ready()
                 task_status.started(GatewayAddresses(url, metrics_url))
             log.info("drained")
             nursery.cancel_scope.cancel("the servers have drained")
+
+
+def _status(fleet: Fleet) -> str:
+    """One line on what can be had through this gateway."""
+    nodes = fleet.nodes()
+    healthy = sum(node.serving for node in nodes)
+    loaded = {m.id for node in nodes if node.serving for m in node.models if m.status == LOADED}
+    return f"{healthy} of {len(nodes)} nodes serve, {len(loaded)} models are loaded"
 
 
 async def _serve_api(

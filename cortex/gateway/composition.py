@@ -51,6 +51,7 @@ from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import metrics
 from cortex.service.edge import Edge
 from cortex.service.http import Answer, HttpRequest, Pace, Route
+from cortex.service.notify import Systemd
 from cortex.service.quart_app import make_app
 from cortex.service.reference import ReferenceRoute
 from cortex.service.tls import Tls
@@ -178,7 +179,12 @@ class Gateway:
         has.accounts.retune(has.live.config.auth, has.live.config.usage)
 
 
-def compose(has: Resources, read_again: ReadFiles | None, nursery: trio.Nursery) -> Gateway:
+def compose(
+    has: Resources,
+    read_again: ReadFiles | None,
+    nursery: trio.Nursery,
+    systemd: Systemd | None = None,
+) -> Gateway:
     """The gateway over what *has* been opened. Loads and reloads run in *nursery*."""
     settings = has.live.gateway
     poller = Poller(has.fleet, has.control, settings.poll_seconds)
@@ -208,6 +214,7 @@ def compose(has: Resources, read_again: ReadFiles | None, nursery: trio.Nursery)
         has.events,
         nursery,
         has.tls,
+        systemd,
     )
     gateway = Gateway(has, poller, router, room, core, reloader)
     has.live.follow(gateway.retune)

@@ -34,6 +34,7 @@ from cortex.gateway.reload_plan import (
 from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.service import logs
+from cortex.service.notify import Systemd
 from cortex.service.tls import Tls
 from cortex.wire import neuron as wire
 
@@ -56,9 +57,10 @@ class Reloader:
         events: EventLog,
         nursery: trio.Nursery,
         tls: Tls | None = None,
+        systemd: Systemd | None = None,
     ) -> None:
         """*read* gives the files as they are now; what is unloaded and loaded runs in *nursery*.
-        The certificate of *tls* is read again too."""
+        The certificate of *tls* is read again too. *systemd* is told of reloads."""
         self._read = read
         self._live = live
         self._names = names
@@ -67,6 +69,7 @@ class Reloader:
         self._events = events
         self._nursery = nursery
         self._tls = tls
+        self._systemd = systemd or Systemd()
         self._reloads = Counter(
             "cortex_config_reloads",
             "Times the configuration was read again, by how that went.",
@@ -85,14 +88,17 @@ class Reloader:
         """Read the files and put them in force; what that changed. Raises as `plan` does, and
         nothing has changed then."""
         async with self._one_at_a_time:
+            self._systemd.reloading()
             try:
                 after, context = await self._read_again()
                 plan = self._plan(after)
+                self._apply(plan, after, context)
             except CortexError as exc:
                 self._reloads.labels("refused").inc()
                 log.error("reload refused: nothing was changed", why=exc.message)
                 raise
-            self._apply(plan, after, context)
+            finally:
+                self._systemd.ready()
         return plan
 
     async def on_each(self, hangup: Callable[[], Awaitable[None]]) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 
@@ -16,6 +17,7 @@ from cortex.config.neuron import DefaultModel, NeuronConfig
 from cortex.engine.engine import EngineStats
 from cortex.engine.load.checkpoint import CPU_BATCH, CUDA_BATCH
 from cortex.engine.models.registry import ARCHITECTURES
+from cortex.errors import DeviceLost
 from cortex.neuron import devices, resident_file
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
@@ -23,9 +25,10 @@ from cortex.neuron.api import NeuronApi, render_error, token_guard
 from cortex.neuron.checkpoints import TorchCheckpoints, free_torch_memory, torch_threads
 from cortex.neuron.device_metrics import DeviceCollector
 from cortex.neuron.device_slot import DeviceSlot, thread_name
-from cortex.neuron.device_thread import DeviceThread
+from cortex.neuron.device_thread import GRACE_SECONDS, DeviceThread
 from cortex.neuron.health import HealthMonitor
 from cortex.neuron.inference import Inference
+from cortex.neuron.jobs import Call
 from cortex.neuron.ledger import Ledger
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics, SnapshotCollector
@@ -35,6 +38,7 @@ from cortex.neuron.sources import Sources
 from cortex.service import logs, metrics
 from cortex.service.edge import Edge
 from cortex.service.http import Pace
+from cortex.service.notify import Systemd
 from cortex.service.quart_app import app_over
 from cortex.service.serve import FastRoutes, listen, serve, url_of
 from cortex.wire import neuron as wire
@@ -46,16 +50,20 @@ log = logs.get("neuron")
 FAST_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 PACE = Pace(commit_after=float("inf"), keep_alive=2.0, stall=60.0)
 MIB = 1 << 20
+UNLOAD_SECONDS = 20.0  # to free the devices, behind the drain
 
 
 async def run(
     config: NeuronConfig,
     *,
     stop: Callable[[], Awaitable[None]],
+    systemd: Systemd | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until *stop* returns and the requests in flight are done. A crash in here is a crash
-    of the process. Reports the base URL. OSError when the address cannot be had."""
+    of the process. Reports the base URL; *systemd* hears more. OSError when the address cannot be
+    had."""
+    systemd = Systemd() if systemd is None else systemd
     devices.pin_device_order(os.environ)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(inherited_listener(os.environ) or listen(config.listen))
@@ -75,7 +83,11 @@ async def run(
         )
         legacy = resident_file.read(config.state_directory)
         restarter = Restarter(
-            config.state_directory, lifecycle.requests, spare, draining=lambda: lifecycle.draining
+            config.state_directory,
+            lifecycle.requests,
+            spare,
+            draining=lambda: lifecycle.draining,
+            systemd=systemd,
         )
         lifecycle.on_device_fault = restarter.fault
         monitor.on_lost = lifecycle.device_lost
@@ -91,6 +103,7 @@ async def run(
             listener,
             legacy.recoveries,
         )
+        served = trio.Event()
         async with trio.open_nursery() as nursery:
             for slot in slots:
                 await nursery.start(slot.thread.run, name=slot.thread.name)
@@ -98,8 +111,22 @@ async def run(
             await nursery.start(lifecycle.run, name="lifecycle")
             nursery.start_soon(restarter.run, name="restarter")
             lifecycle.expect(legacy.requests)
+            nursery.start_soon(
+                systemd.run,
+                lambda: _status(lifecycle.models()),
+                lambda: _stuck(slots),
+                name="systemd",
+            )
             nursery.start_soon(_activate, activation, lifecycle, config, name="activation")
-            await _serve(api, config, listener, stop, task_status)
+
+            async def stopping() -> None:
+                await stop()
+                systemd.stopping(config.drain_seconds + UNLOAD_SECONDS + GRACE_SECONDS)
+
+            url = await nursery.start(_serve, api, config, listener, stopping, served)
+            nursery.start_soon(_say_ready, systemd, slots, name="readiness")
+            task_status.started(url)
+            await served.wait()
             await _unload_all(lifecycle, config.drain_seconds)
             nursery.cancel_scope.cancel("the server has drained")
 
@@ -177,9 +204,12 @@ async def _serve(
     config: NeuronConfig,
     listener: socket.socket,
     stop: Callable[[], Awaitable[None]],
+    served: trio.Event,
+    *,
     task_status: trio.TaskStatus[str],
 ) -> None:
-    """Serve until *stop*; from then on nothing new is admitted and what runs may end."""
+    """Serve until *stop*; from then on nothing new is admitted and what runs may end. Then sets
+    *served*."""
     edge = Edge(api.routes(), render_error=render_error, guard=token_guard(config.token))
 
     async def stopping() -> None:
@@ -203,6 +233,32 @@ async def _serve(
         url: str = await nursery.start(start)
         log.info("listening", url=url)
         task_status.started(url)
+    served.set()
+
+
+async def _say_ready(systemd: Systemd, slots: Iterable[DeviceSlot]) -> None:
+    """Once every device's thread answers, this neuron can serve."""
+    try:
+        for slot in slots:
+            await slot.thread.ask(Call(lambda: None))
+    except DeviceLost as exc:  # this process is being replaced, or ends
+        log.warning("a device does not answer", cause=logs.cause_chain(exc))
+    else:
+        systemd.ready()
+
+
+def _status(models: Iterable[wire.Model]) -> str:
+    """One line on what can be had of this neuron."""
+    found = Counter(model.status for model in models)
+    return ", ".join(f"{count} {status}" for status, count in sorted(found.items())) or "no models"
+
+
+def _stuck(slots: Iterable[DeviceSlot]) -> str | None:
+    """Which device does not get on, and in what; None while all do."""
+    for slot in slots:
+        if (stuck := slot.thread.stuck) is not None:
+            return f"{slot.thread.name} is stuck {stuck}"
+    return None
 
 
 async def _activate(activation: Activation, lifecycle: Lifecycle, config: NeuronConfig) -> None:
@@ -216,5 +272,5 @@ async def _activate(activation: Activation, lifecycle: Lifecycle, config: Neuron
 
 async def _unload_all(lifecycle: Lifecycle, seconds: float) -> None:
     """Free every device, within *seconds*."""
-    with trio.move_on_after(min(seconds, 20.0)):
+    with trio.move_on_after(min(seconds, UNLOAD_SECONDS)):
         await lifecycle.unload_all()

@@ -41,6 +41,7 @@ from cortex.neuron.jobs import (
     Stepped,
     Stop,
 )
+from cortex.neuron.pulse import JOB, LOAD, STEP, Pulse
 from cortex.neuron.stage_times import StageTimes
 
 RECOVERY_SECONDS = 20.0  # what a client is told to wait for a device that is being recovered
@@ -83,6 +84,7 @@ class DeviceLoop:
     _is_fault: Callable[[BaseException], bool] = is_fault
     _clock: Callable[[], float] = time.monotonic
     _free_memory: Callable[[], None] = lambda: None
+    pulse: Pulse = attrs.field(factory=Pulse)
     # Set by the host, together with a `Stop` in the inbox, so that a load under way ends too.
     stopping: bool = attrs.field(default=False, init=False)
     _fault: Exception | None = attrs.field(default=None, init=False)
@@ -104,7 +106,10 @@ class DeviceLoop:
 
     def turn(self) -> None:
         """Every job that waits (or the first to come, when idle), one step, one batch out."""
-        job = self._next_job(wait=not self._has_work())
+        idle = not self._has_work()
+        if idle:
+            self.pulse.rest()
+        job = self._next_job(wait=idle)
         while job is not None:
             self._do(job)
             job = None if self._ended else self._next_job(wait=False)
@@ -121,6 +126,7 @@ class DeviceLoop:
 
     def _do(self, job: Job) -> None:
         """Do and answer *job*."""
+        self.pulse.at(JOB)
         if isinstance(job, Stop):
             self._shut(job)
         elif self._fault is not None:
@@ -181,6 +187,7 @@ class DeviceLoop:
         times.enter("headers")
 
         def report(stage: str, done: int, total: int) -> None:
+            self.pulse.at(LOAD)
             times.enter(stage)
             job.progress = (stage, done, total)
 
@@ -188,9 +195,11 @@ class DeviceLoop:
             if not self._gave_up(job) and shares.others_are_due():
                 self._serve_others()
                 shares.served()
+            self.pulse.at(LOAD)
             return self._gave_up(job)
 
         self._opening = job
+        self.pulse.at(LOAD)
         try:
             engine = job.open(report, cancelled)
         finally:
@@ -269,6 +278,7 @@ class DeviceLoop:
         if key is None:
             return
         engine = self._engines[key]
+        self.pulse.at(STEP)
         try:
             stepped = Stepped(key, engine.step(), engine.stats())
         except Exception as exc:

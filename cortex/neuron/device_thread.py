@@ -19,6 +19,7 @@ from cortex.engine.request import Event
 from cortex.errors import DeviceLost
 from cortex.neuron.device_loop import DeviceLoop, is_fault, lost_to
 from cortex.neuron.jobs import Answer, Died, Faulted, Job, Output, Stepped, Stop
+from cortex.neuron.pulse import Pulse
 from cortex.service import logs
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class DeviceThread:
     _is_fault: Callable[[BaseException], bool] = is_fault
     _grace: float = GRACE_SECONDS
     _free_memory: Callable[[], None] = _nothing
+    _pulse: Pulse = attrs.field(factory=Pulse)
     _queue: _Queue = attrs.field(factory=_Queue, init=False)
     _unanswered: dict[Job, Reply | None] = attrs.field(factory=dict, init=False)
     _sinks: dict[int, EngineSink] = attrs.field(factory=dict, init=False)
@@ -94,6 +96,12 @@ class DeviceThread:
     def fault(self) -> Exception | None:
         """What took the device from this process; None while all is well."""
         return self._fault
+
+    @property
+    def stuck(self) -> str | None:
+        """In what the thread has been stuck, and for how long; None while it gets on, and once the
+        device is lost, which has its own end."""
+        return None if self._fault is not None else self._pulse.stuck()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The life of the thread: until cancelled. Raises what the loop itself fails with.
@@ -107,6 +115,7 @@ class DeviceThread:
             self._sender(),
             self._is_fault,
             free_memory=self._free_memory,
+            pulse=self._pulse,
         )
         hosting = trio.CancelScope(shield=True)
         try:

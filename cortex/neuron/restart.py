@@ -27,6 +27,7 @@ import trio
 from cortex.neuron import resident_file
 from cortex.neuron.loop_guard import LoopGuard
 from cortex.service import logs
+from cortex.service.notify import Systemd
 from cortex.wire import neuron as wire
 
 log = logs.get("neuron.restart")
@@ -110,6 +111,7 @@ class Restarter:
     _wall: Callable[[], float] = time.time
     _farewell: float = FAREWELL_SECONDS
     _draining: Callable[[], bool] = lambda: False
+    _systemd: Systemd = attrs.field(factory=Systemd)
     _faulted: trio.Event = attrs.field(factory=trio.Event, init=False)
     _reason: str = attrs.field(default="", init=False)
     _by_order: bool = attrs.field(default=False, init=False)
@@ -178,6 +180,7 @@ class Restarter:
         try:
             close_on_exec(keep=number)
             os.set_inheritable(number, True)
+            self._systemd.replacing()
             sys.stderr.flush()
             self._execute(arguments[0], arguments, environ)
         except OSError as exc:
