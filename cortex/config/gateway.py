@@ -27,6 +27,8 @@ class GatewaySettings:
     queue_depth: int = attrs.field(default=256, validator=values.at_least(1))  # per model
     stall_seconds: Seconds = attrs.field(default=300.0, validator=values.more_than(0))
     poll_seconds: Seconds = attrs.field(default=2.0, validator=values.more_than(0))
+    # How long a token proves that the fleet works, for /readyz; 0: no token is asked for.
+    readiness_seconds: Seconds = attrs.field(default=30.0, validator=values.at_least(0))
     strict_anthropic_version: bool = False
     tls_certificate: Path | None = None  # a chain in PEM; with it the API is https
     tls_key: Path | None = attrs.field(default=None)

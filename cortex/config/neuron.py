@@ -64,6 +64,8 @@ class NeuronConfig:
     max_batch_tokens: int | None = attrs.field(default=None, validator=values.at_least(1))
     memory_fraction: float = attrs.field(default=0.9, validator=values.more_than(0, 1))
     drain_seconds: Seconds = attrs.field(default=30.0, validator=values.at_least(0))
+    # How long a token proves that a model works, for /readyz; 0: no token is asked for.
+    readiness_seconds: Seconds = attrs.field(default=30.0, validator=values.at_least(0))
     threads: int | None = attrs.field(default=None, validator=values.at_least(1, 4096))
     default_models: tuple[DefaultModel, ...] = ()
     hf_cache: Path | None = None

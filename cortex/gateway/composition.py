@@ -43,6 +43,7 @@ from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
 from cortex.gateway.queue import WaitingRoom
+from cortex.gateway.readiness import Readiness
 from cortex.gateway.reload import Reloader
 from cortex.gateway.reload_plan import ReadFiles
 from cortex.gateway.router import Router
@@ -116,6 +117,7 @@ class Gateway:
     room: WaitingRoom
     core: InferenceCore
     reloader: Reloader
+    readiness: Readiness
 
     def edge(self) -> Edge:
         """The API, for whichever server carries it."""
@@ -158,6 +160,7 @@ class Gateway:
             has.pins,
             has.events,
             self.reloader,
+            self.readiness,
             lambda: self.core.pace,
         )
 
@@ -216,7 +219,16 @@ def compose(
         has.tls,
         systemd,
     )
-    gateway = Gateway(has, poller, router, room, core, reloader)
+    readiness = Readiness(
+        has.names,
+        has.fleet,
+        router,
+        has.upstream,
+        has.recorder,
+        lambda: settings.readiness_seconds,
+        nursery,
+    )
+    gateway = Gateway(has, poller, router, room, core, reloader, readiness)
     has.live.follow(gateway.retune)
     return gateway
 

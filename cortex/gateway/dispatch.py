@@ -130,7 +130,7 @@ class Dispatcher:
         held.enter_context(self.metrics.in_flight(lease.model, lease.node))
         try:
             response = await held.enter_async_context(
-                self.upstream.call(_call(request, job, lease))
+                self.upstream.call(upstream_call(request, job, lease))
             )
         except (Refused, Broken) as exc:
             if isinstance(exc, Refused):
@@ -199,7 +199,8 @@ def _understood(response: UpstreamResponse, job: Job, lease: Lease) -> UpstreamR
     return ForeignResponse(response, ForeignStream(lease.model), pack_wanted(job.body))
 
 
-def _call(request: HttpRequest, job: Job, lease: Lease) -> Call:
+def upstream_call(request: HttpRequest, job: Job, lease: Lease) -> Call:
+    """What is sent to the lease's node for *job*, on behalf of *request*."""
     # What was checked is what is sent: the parsed body, not the client's bytes. The client's own
     # headers stay here, its key above all, and those in which a gateway names its caller.
     headers = {

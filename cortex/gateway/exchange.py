@@ -115,7 +115,7 @@ class Exchange:
     def token(self, frames: int = 1) -> None:
         """Output of the model has just passed, in as many *frames* at once. They share the time
         since the last one: they were made one after the other and came together."""
-        now = trio.current_time()
+        now = self.metrics.output_at = trio.current_time()
         self.outputs += frames
         last, self._last_at = self._last_at, now
         if self._gaps is None or last is None:
@@ -201,6 +201,8 @@ class Exchange:
         metrics, model, node, observed = self.metrics, self.model, self.node, self.observed
         now = trio.current_time()
         seconds = now - self.started_at
+        if self.attempts and self.reason is None:  # a whole answer, which need be no stream
+            metrics.output_at = now
         metrics.finished(model, node, self.dialect, self.code, seconds)
         if self.code == CLIENT_GONE:
             metrics.disconnect(model, node)

@@ -8,6 +8,7 @@ no node; no client can make up a label.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
@@ -120,6 +121,13 @@ class GatewayMetrics:
         self._evictions = _counter(
             r, "cortex_evictions", "Models unloaded by the gateway, by why.", "reason"
         )
+        self._readiness = accumulators.counter(
+            r,
+            "cortex_readiness_probes",
+            "One-token requests of the gateway's own, for /readyz.",
+            ("result",),
+        )
+        self.output_at = -math.inf  # trio's clock, when output of a model last passed
         self._spend = accumulators.counter(
             r, "cortex_spend_tokens", "Tokens charged to a key, by kind.", ("key", "model", "kind")
         )
@@ -181,6 +189,10 @@ class GatewayMetrics:
 
     def eviction(self, model: str, node: str, reason: str) -> None:
         self._evictions(model, node, reason).inc()
+
+    def readiness_probe(self, result: str) -> None:
+        """*result* is one of `readiness.RESULTS`."""
+        self._readiness(result).inc()
 
     def observe_fleet(self, nodes: Callable[[], Iterable[NodeSnapshot]]) -> None:
         """Show what *nodes* returns at each scrape. Once per registry."""

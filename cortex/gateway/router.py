@@ -158,6 +158,25 @@ class Router:
             waited = True
             await self._make_progress(resolved, step, started_at + self._settings.load_wait_seconds)
 
+    async def lease_to_look(self, replica: Replica) -> Lease | None:
+        """A lease on *replica* that is no use of it: nothing counts as in flight, keeps it loaded
+        or speaks for or against its node. None when its node cannot say where it is reached."""
+        endpoint = await self._endpoints.of(replica)
+        if endpoint is None:
+            return None
+        node, model = replica.node.name, replica.model
+        neuron = self._fleet.neuron(node)
+        return Lease(
+            node=node,
+            endpoint=endpoint,
+            token=neuron.token,
+            model=model.id,
+            requested=model.id,
+            cold_start=False,
+            load_seconds=0.0,
+            foreign=_foreign(neuron, model),
+        )
+
     def refused(self, lease: Lease) -> None:
         """The lease's connection was refused or reset before the first byte."""
         log.warning("connection refused or reset", node=lease.node, model=lease.model)

@@ -19,6 +19,7 @@ from cortex.neuron.health import HealthMonitor
 from cortex.neuron.inference import Inference
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.prompt import chat_prompt, plain_prompt
+from cortex.neuron.readiness import Readiness
 from cortex.service import metrics
 from cortex.service.http import Answer, Guard, HttpRequest, Route
 from cortex.service.reference import ReferenceRoute
@@ -26,6 +27,8 @@ from cortex.wire import errors, json
 from cortex.wire import neuron as wire
 from cortex.wire.converter import structure
 from cortex.wire.openai import TokenizeRequest
+
+PUBLIC = "public"  # the scope of what is told to who has no token
 
 
 def render_error(error: CortexError, request_id: str) -> Answer:
@@ -35,12 +38,15 @@ def render_error(error: CortexError, request_id: str) -> Answer:
 
 
 def token_guard(token: str | None) -> Guard | None:
-    """Refuses requests without *token* as their bearer; None when the neuron has none."""
+    """Refuses requests without *token* as their bearer, but for what is public; None when the
+    neuron has none."""
     if token is None:
         return None
     expected = token.encode()
 
     def guard(request: HttpRequest, route: Route) -> None:
+        if route.scope == PUBLIC:
+            return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         known = hmac.compare_digest(given.strip().encode("utf-8", "replace"), expected)
         if scheme.lower() != "bearer" or not known:
@@ -56,6 +62,7 @@ class NeuronApi:
     admission: Admission
     health_monitor: HealthMonitor
     activation: Activation
+    readiness: Readiness
     discovery: wire.Discovery
     registry: CollectorRegistry
     url: str
@@ -67,6 +74,8 @@ class NeuronApi:
         return [
             Route("GET", "/discovery", self.discover),
             Route("GET", "/health", self.health),
+            Route("GET", "/livez", self.alive, scope=PUBLIC),
+            Route("GET", "/readyz", self.ready, scope=PUBLIC),
             Route("GET", "/version", self.version),
             Route("GET", "/metrics", self.exposition),
             Route("GET", "/models", self.models),
@@ -102,6 +111,15 @@ class NeuronApi:
                 models=tuple(self._load(load) for load in self.lifecycle.loads()),
             )
         )
+
+    async def alive(self, request: HttpRequest) -> Answer:
+        """Whether the event loop turns, and nothing more."""
+        return Answer(json.dumps({"status": "alive"}))
+
+    async def ready(self, request: HttpRequest) -> Answer:
+        """200 while every loaded model answers, as far as a token lately tells; else 503."""
+        body = await self.readiness.body()
+        return Answer(json.dumps(body), 200 if body["ready"] else 503)
 
     def _load(self, load: wire.ModelLoad) -> wire.ModelLoad:
         return attrs.evolve(

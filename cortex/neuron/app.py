@@ -33,6 +33,7 @@ from cortex.neuron.ledger import Ledger
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics, SnapshotCollector
 from cortex.neuron.read_text import read_text
+from cortex.neuron.readiness import Readiness
 from cortex.neuron.restart import Restarter, inherited_listener
 from cortex.neuron.sources import Sources
 from cortex.service import logs, metrics
@@ -92,19 +93,20 @@ async def run(
         lifecycle.on_device_fault = restarter.fault
         monitor.on_lost = lifecycle.device_lost
         activation = Activation(lifecycle.load, _wanted(legacy.requests, config.default_models))
-        api = _api(
-            config,
-            lifecycle,
-            slots,
-            monitor,
-            activation,
-            inventory,
-            restarter,
-            listener,
-            legacy.recoveries,
-        )
         served = trio.Event()
         async with trio.open_nursery() as nursery:
+            api = _api(
+                config,
+                lifecycle,
+                slots,
+                monitor,
+                activation,
+                inventory,
+                restarter,
+                listener,
+                legacy.recoveries,
+                nursery,
+            )
             for slot in slots:
                 await nursery.start(slot.thread.run, name=slot.thread.name)
             await nursery.start(monitor.run, name="health monitor")
@@ -161,6 +163,7 @@ def _api(
     restarter: Restarter,
     listener: socket.socket,
     recoveries: int,
+    nursery: trio.Nursery,
 ) -> NeuronApi:
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "neuron_build_info", __version__)
@@ -189,6 +192,9 @@ def _api(
         admission,
         monitor,
         activation,
+        Readiness(
+            lifecycle, lambda: restarter.faulted, config.readiness_seconds, registry, nursery
+        ),
         devices.discovery(
             inventory, version=__version__, architectures=tuple(sorted(ARCHITECTURES))
         ),

@@ -22,6 +22,9 @@ from cortex.service import logs
 if TYPE_CHECKING:
     from cortex.engine.engine import EngineStats
 
+# Of a prompt that was computed, for its time to say how fast prompts are read.
+LEAST_TOKENS = 8
+
 log = logs.get("neuron.engine")
 
 
@@ -107,6 +110,7 @@ class EngineHandle:
     on_died: Callable[[Exception], None] = _ignore
     _clock: Callable[[], float] = time.monotonic  # the engine's
     speed: Speed = attrs.field(factory=Speed, init=False)
+    delivered_at: float = attrs.field(default=-math.inf, init=False)  # its last token or vector
     _stepped_at: float | None = attrs.field(default=None, init=False)  # None: it was idle
     _streams: dict[str, EventStream] = attrs.field(factory=dict, init=False)
     _stats: EngineStats | None = attrs.field(default=None, init=False)
@@ -184,6 +188,8 @@ class EngineHandle:
     def deliver(self, events: Sequence[Event], stats: EngineStats) -> None:
         self._stats = stats
         self._measure(events, stats)
+        if any(not isinstance(event, RequestFailed) for event in events):
+            self.delivered_at = self._clock()
         by_request: dict[str, list[Event]] = {}
         for event in events:
             by_request.setdefault(event.request_id, []).append(event)
@@ -203,7 +209,8 @@ class EngineHandle:
             first = event.first if isinstance(event, TokenEvent) else event
             if stream is not None and first is not None and not isinstance(first, RequestFailed):
                 computed = stream.prompt_tokens - first.cached_tokens
-                self.speed.prefilled(computed, now - first.scheduled_at)
+                if computed >= LEAST_TOKENS:
+                    self.speed.prefilled(computed, now - first.scheduled_at)
 
     def died(self, error: Exception) -> None:
         log.error("engine failed", exc=error)

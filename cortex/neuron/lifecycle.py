@@ -105,6 +105,14 @@ class Lifecycle:
         self._forget_old_failures()
         return tuple(self._residents[key].model() for key in sorted(self._residents))
 
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models that take requests now."""
+        return tuple(
+            resident.loaded
+            for _, resident in sorted(self._residents.items())
+            if resident.loaded is not None and resident.status == wire.LOADED
+        )
+
     def loads(self) -> tuple[wire.ModelLoad, ...]:
         """What each loaded model is busy with, as of its engine's last step."""
         answers: list[wire.ModelLoad] = []

@@ -37,6 +37,7 @@ from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics
 from cortex.neuron.model_text import ModelText
 from cortex.neuron.read_text import read_text
+from cortex.neuron.readiness import Readiness
 from cortex.service.edge import Edge
 from cortex.service.http import Pace
 from cortex.service.quart_app import app_over
@@ -110,6 +111,7 @@ async def served(
     max_running: int = 4,
     max_waiting: int = 4,
     token: str | None = None,
+    readiness_seconds: float = 30.0,
     text: ModelText | None = None,
 ) -> AsyncIterator[ServedNeuron]:
     """A neuron with `MODEL` loaded on an engine from *make*; twenty seconds at most. *text* None is
@@ -125,21 +127,22 @@ async def served(
         inference = Inference(lifecycle, admission, NeuronMetrics(registry), pace, lambda: 1234.5)
         listener = listen("127.0.0.1:0")
         renewals: list[str] = []
-        api = NeuronApi(
-            lifecycle,
-            inference,
-            admission,
-            HealthMonitor(no_probe, ()),
-            Activation(lifecycle.load, []),
-            wire.Discovery("host", "os", "kernel"),
-            registry,
-            "http://here",
-            lambda: False,
-            lambda: renewals.append("renewed"),
-        )
-        edge = Edge(api.routes(), render_error=render_error, guard=token_guard(token))
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
+            api = NeuronApi(
+                lifecycle,
+                inference,
+                admission,
+                HealthMonitor(no_probe, ()),
+                Activation(lifecycle.load, []),
+                Readiness(lifecycle, lambda: False, readiness_seconds, registry, nursery),
+                wire.Discovery("host", "os", "kernel"),
+                registry,
+                "http://here",
+                lambda: False,
+                lambda: renewals.append("renewed"),
+            )
+            edge = Edge(api.routes(), render_error=render_error, guard=token_guard(token))
             url = await nursery.start(
                 partial(
                     serve,

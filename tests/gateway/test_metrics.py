@@ -53,6 +53,7 @@ def record_everything(metrics: GatewayMetrics, fleet: Fleet) -> None:
     metrics.load_seconds("m", "a", 12)
     metrics.load_failed("m", "a")
     metrics.eviction("m", "a", "idle")
+    metrics.readiness_probe("ok")
     metrics.observe_fleet(fleet.nodes)
 
 
@@ -61,7 +62,7 @@ def test_every_described_metric_is_emitted(registry, fleet):
     described = {family.name for family in registry.collect()}
     emitted = {family.name for family in registry.collect() if family.samples}
     assert described == emitted
-    assert len(described) >= 27
+    assert len(described) >= 28
 
 
 REPLICA = {"model", "node"}

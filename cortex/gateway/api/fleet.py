@@ -16,6 +16,7 @@ from cortex.gateway.events import EventLog
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.fleet_view import FleetView
 from cortex.gateway.pins import Pins
+from cortex.gateway.readiness import Readiness
 from cortex.gateway.reload import Reloader
 from cortex.gateway.router import Router
 from cortex.service import logs
@@ -49,6 +50,7 @@ class FleetApi:
     pins: Pins
     events: EventLog
     reloader: Reloader
+    readiness: Readiness
     pace: Callable[[], Pace]
 
     def routes(self) -> list[Route]:
@@ -75,12 +77,13 @@ class FleetApi:
         return Answer(json.dumps(models_view.health(self.fleet)))
 
     async def alive(self, request: HttpRequest) -> Answer:
+        """Whether the event loop turns, and nothing more."""
         return Answer(json.dumps({"status": "alive"}))
 
     async def ready(self, request: HttpRequest) -> Answer:
-        """200 while a request could be sent somewhere, else 503."""
-        ready = any(node.healthy for node in self.fleet.nodes())
-        return Answer(json.dumps({"ready": ready}), 200 if ready else 503)
+        """200 while requests are answered, as far as a token lately tells; else 503."""
+        body = await self.readiness.body()
+        return Answer(json.dumps(body), 200 if body["ready"] else 503)
 
     async def version(self, request: HttpRequest) -> Answer:
         return Answer(json.dumps({"version": __version__}))
