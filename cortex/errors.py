@@ -30,6 +30,7 @@ CortexError
     ├── ModelLoading            503  still loading when the wait bound passed
     ├── LoadFailed              503  the load failed; the cause is told
     ├── SourceUnavailable       503  a model's files cannot be reached now
+    ├── DiskFull                503  no room on the disk for a model's files
     ├── DeviceOutOfMemory       503  no room now; no device fault
     ├── DeviceLost              503  the device faulted or its thread ended
     ├── NoHealthyNode           503
@@ -249,6 +250,13 @@ class LoadFailed(Unavailable):
 class SourceUnavailable(Unavailable):
     code = "source_unavailable"
     default_retry_after = 30.0
+
+
+class DiskFull(Unavailable):
+    """``extras`` hold ``required_mb`` and ``free_mb`` where it was seen before it happened."""
+
+    code = "insufficient_disk"
+    default_retry_after = 60.0
 
 
 class DeviceOutOfMemory(Unavailable):

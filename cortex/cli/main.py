@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "cortex.cli.fleet:status",
     "ps": "cortex.cli.fleet:ps",
     "top": "cortex.cli.top:top",
+    "pull": "cortex.cli.pull:pull",
     "load": "cortex.cli.orders:load",
     "unload": "cortex.cli.orders:unload",
     "pin": "cortex.cli.orders:pin",

@@ -6,50 +6,44 @@ our own transfer, because the library starts a file again from zero after its pr
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 import httpx
 import trio
 
 from cortex.config.neuron import NeuronConfig
-from cortex.errors import (
-    BadRequest,
-    CheckpointError,
-    SourceUnavailable,
-    UnsupportedLoad,
-    clip,
-)
-from cortex.neuron.download import REFUSALS, Downloader, Patience, refuse
+from cortex.errors import BadRequest, CheckpointError, DiskFull, SourceUnavailable, clip
+from cortex.neuron.download import Downloader, Patience
 from cortex.neuron.hollow_files import header, write_hollow
 from cortex.neuron.hub_files import (
-    CONFIG,
     INDEX,
-    SINGLE,
     Chosen,
     Files,
+    Pulled,
     RemoteFile,
     choose_files,
     choose_weights,
-    shard_names,
 )
+from cortex.neuron.hub_listing import Listing, OutOfReach, list_files
 from cortex.neuron.jobs import ReportProgress
-from cortex.neuron.model_place import place_in
-from cortex.neuron.partial_file import HOLLOW, draft_of, is_there, remove_orphans
+from cortex.neuron.partial_file import draft_of, held, is_there, remove_orphans
+from cortex.neuron.snapshots import MAIN, Place, cached, link, write_ref
+from cortex.neuron.verification import blobs_of, damaged_files
 from cortex.service import logs
 
 PARALLEL_FILES = 4
-REVISION = "main"
+SPARE_BYTES = 64 << 20  # of the disk, that a fetch leaves free
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as the hub's own tools have it
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 log = logs.get("neuron.hub")
 
@@ -65,38 +59,11 @@ def cache_directory(config: NeuronConfig, environ: Mapping[str, str] = os.enviro
     return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
 
 
-class _Offline(Exception):
-    """The hub cannot be reached, or must not be."""
-
-
-@attrs.frozen
-class _Listing:
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-
-@attrs.frozen
-class _Place:
-    """A repository at one commit, here and on the hub."""
-
-    repository: str
-    folder: Path  # of the repository, in the cache
-    commit: str
-
-    @property
-    def snapshot(self) -> Path:
-        return self.folder / "snapshots" / self.commit
-
-    @property
-    def hollow(self) -> Path:
-        """Where the snapshot's small files lie beside weights that have no data."""
-        return self.folder / HOLLOW / self.commit
-
-    def blob(self, file: RemoteFile) -> Path:
-        return self.folder / "blobs" / file.etag
-
-    def missing(self, files: Sequence[RemoteFile]) -> list[RemoteFile]:
-        return [file for file in files if not is_there(self.snapshot / file.name, file)]
+def free_bytes(folder: Path) -> int:
+    """What the disk that *folder* is on, or will be, has room for."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 @attrs.frozen(eq=False)
@@ -109,6 +76,7 @@ class HuggingFaceHub:
     token: str | None = attrs.field(default=None, repr=False)
     offline: bool = False
     patience: Patience = attrs.field(factory=Patience)
+    free_bytes: Callable[[Path], int] = free_bytes
 
     @classmethod
     def from_config(
@@ -129,40 +97,100 @@ class HuggingFaceHub:
         progress: ReportProgress,
         files: Files,
         quant: str | None = None,
+        revision: str | None = None,
     ) -> Path:
         """The directory with *repository*'s model, or its GGUF file that *quant* names. With the
         hub out of reach: the snapshot in the cache, if it is whole. *progress* hears "resolve" for
-        the small files and "download" for the weights. `BadRequest`, `CheckpointError`,
-        `UnsupportedLoad` or `SourceUnavailable`; what came is kept then, and on cancellation.
+        the small files and "download" for the weights. *revision* None is ``main``. `BadRequest`,
+        `CheckpointError`, `UnsupportedLoad`, `DiskFull` or `SourceUnavailable`; what came is kept
+        then, and on cancellation.
         """
+        pulled = await self._get(repository, revision, quant, progress, files, verify=False)
+        return pulled.path
+
+    async def pull(
+        self,
+        repository: str,
+        *,
+        progress: ReportProgress,
+        quant: str | None = None,
+        revision: str | None = None,
+        verify: bool = False,
+    ) -> Pulled:
+        """As `fetch`, for its own sake. With *verify* what is here is hashed again, heard of as
+        "verify", and what is damaged is fetched anew; `CheckpointError` where the hub is out of
+        reach for that.
+        """
+        return await self._get(repository, revision, quant, progress, "all", verify=verify)
+
+    async def _get(
+        self,
+        repository: str,
+        revision: str | None,
+        quant: str | None,
+        progress: ReportProgress,
+        files: Files,
+        *,
+        verify: bool,
+    ) -> Pulled:
         progress("resolve", 0, 0)
+        revision = _checked(revision)
         folder = self.cache / f"models--{repository.replace('/', '--')}"
         try:
             try:
-                listing = await self._list(repository)
-            except _Offline as exc:
-                return await trio.to_thread.run_sync(_cached, repository, folder, quant, exc)
-            place = _Place(repository, folder, listing.commit)
+                listing = await self._list(repository, revision)
+            except OutOfReach as exc:
+                return await self._have(repository, folder, revision, quant, progress, exc, verify)
+            place = Place(repository, folder, listing.commit)
             chosen = choose_files(repository, listing.files, quant)
-            return await self._fetch(place, listing.files, chosen, progress, files)
+            pulled = await self._fetch(place, listing.files, chosen, progress, files, verify)
+            if files == "all" and revision != listing.commit:
+                await trio.to_thread.run_sync(write_ref, place, revision)
+            return pulled
         except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("the disk with the cache of models is full") from exc
             raise SourceUnavailable(
                 f"the cache of models cannot be used: {exc.strerror or clip(exc)}"
             ) from exc
 
+    async def _have(
+        self,
+        repository: str,
+        folder: Path,
+        revision: str,
+        quant: str | None,
+        progress: ReportProgress,
+        cause: Exception,
+        verify: bool,
+    ) -> Pulled:
+        """What the cache has, with the hub out of reach because of *cause*."""
+        path = await trio.to_thread.run_sync(cached, repository, folder, revision, quant, cause)
+        place = Place(repository, folder, path.relative_to(folder / "snapshots").parts[0])
+        files = await trio.to_thread.run_sync(blobs_of, place.snapshot)
+        if verify:
+            damaged = await damaged_files(place.snapshot, files, partial(progress, "verify"))
+            if damaged:
+                names = ", ".join(file.name for file in damaged)
+                raise CheckpointError(f"damaged, and {cause}: {clip(names, 300)}")
+        size = sum(file.size for file in files)
+        return Pulled(path, place.commit, size, online=False)
+
     async def _fetch(
         self,
-        place: _Place,
+        place: Place,
         listed: Sequence[RemoteFile],
         chosen: Chosen,
         progress: ReportProgress,
         files: Files,
-    ) -> Path:
+        verify: bool,
+    ) -> Pulled:
         await trio.to_thread.run_sync(remove_orphans, place.folder, place.commit, time.time())
         small, weights = chosen.small, chosen.gguf
         within = weights[0].name if weights else ""
         async with self._client() as client:
-            await self._download(client, place, small, partial(progress, "resolve"))
+            repaired = await self._discard_damaged(place, small, progress) if verify else []
+            fetched = await self._download(client, place, small, partial(progress, "resolve"))
             if not weights:
                 index = None
                 if any(file.name == INDEX for file in small):
@@ -171,63 +199,54 @@ class HuggingFaceHub:
             missing = await trio.to_thread.run_sync(place.missing, weights)
             if missing and files == "metadata":
                 await self._hollow(client, place, small, weights)
-                return place.hollow / within
-            await self._download(client, place, weights, partial(progress, "download"))
-        await trio.to_thread.run_sync(_write_ref, place)
-        return place.snapshot / within
+                return Pulled(place.hollow / within, place.commit, 0)
+            if verify:
+                repaired += await self._discard_damaged(place, weights, progress)
+            fetched += await self._download(client, place, weights, partial(progress, "download"))
+        size = sum(file.size for file in (*small, *weights))
+        names = tuple(file.name for file in repaired)
+        return Pulled(place.snapshot / within, place.commit, size, fetched, names)
 
-    async def _list(self, repository: str) -> _Listing:
+    async def _discard_damaged(
+        self, place: Place, files: Sequence[RemoteFile], progress: ReportProgress
+    ) -> list[RemoteFile]:
+        """Delete those of *files* that are here and are not what they should be; which."""
+        missing = await trio.to_thread.run_sync(place.missing, files)
+        here = [file for file in files if file not in missing]
+        damaged = await damaged_files(place.snapshot, here, partial(progress, "verify"))
+        for file in damaged:
+            log.warning("damaged file discarded", repository=place.repository, file=file.name)
+            await trio.to_thread.run_sync(place.discard, file)
+        return damaged
+
+    async def _list(self, repository: str, revision: str) -> Listing:
         if self.offline:
-            raise _Offline("the neuron is offline by its configuration")
+            raise OutOfReach("the neuron is offline by its configuration")
         with trio.move_on_after(self.patience.listing):
             return await trio.to_thread.run_sync(
-                self._list_blocking, repository, abandon_on_cancel=True
+                partial(
+                    list_files,
+                    repository,
+                    revision,
+                    endpoint=self.endpoint,
+                    token=self.token,
+                    seconds=self.patience.listing,
+                ),
+                abandon_on_cancel=True,
             )
-        raise _Offline(f"the hub did not answer within {self.patience.listing:g} s")
-
-    def _list_blocking(self, repository: str) -> _Listing:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            RepositoryNotFoundError,
-        )
-
-        api = HfApi(endpoint=self.endpoint, token=self.token or False)
-        try:
-            info = api.model_info(
-                repository, revision=REVISION, files_metadata=True, timeout=self.patience.listing
-            )
-        except HFValidationError as exc:
-            raise BadRequest(f"the hub allows no name like '{clip(repository)}'") from exc
-        except GatedRepoError as exc:
-            raise CheckpointError(
-                f"{clip(repository)} is gated: accept its terms and set HF_TOKEN"
-            ) from exc
-        except RepositoryNotFoundError as exc:
-            raise CheckpointError(
-                f"the hub has no model {clip(repository)}, or shows it to others only"
-            ) from exc
-        except HfHubHTTPError as exc:
-            status = exc.response.status_code
-            if status in REFUSALS:
-                refuse(repository, status)
-            raise _Offline(f"the hub answered {status}") from exc
-        except Exception as exc:  # whatever its HTTP client raises when there is no network
-            raise _Offline(f"the hub cannot be reached: {clip(exc, 200)}") from exc
-        if not info.sha or not _COMMIT.fullmatch(info.sha):
-            raise CheckpointError(f"the hub names no commit of {clip(repository)}")
-        return _Listing(info.sha, tuple(_remote_files(info.siblings or ())))
+        raise OutOfReach(f"the hub did not answer within {self.patience.listing:g} s")
 
     async def _download(
         self,
         client: httpx.AsyncClient,
-        place: _Place,
+        place: Place,
         files: Sequence[RemoteFile],
         report: Callable[[int, int], None],
-    ) -> None:
+    ) -> int:
+        """Make *files* be in the snapshot; how many bytes of them were not. `DiskFull` before
+        anything is begun that there is no room for."""
         missing = await trio.to_thread.run_sync(place.missing, files)
+        await trio.to_thread.run_sync(self._check_room, place, missing)
         total = sum(file.size for file in files)
         done = total - sum(file.size for file in missing)
 
@@ -242,14 +261,27 @@ class HuggingFaceHub:
         async def one(file: RemoteFile) -> None:
             blob = place.blob(file)
             await downloader.fetch(self._url(place, file), file, blob)
-            await trio.to_thread.run_sync(_link, place, place.snapshot / file.name, blob)
+            await trio.to_thread.run_sync(link, place, place.snapshot / file.name, blob)
 
         await _side_by_side([partial(one, file) for file in missing])
+        return sum(file.size for file in missing)
+
+    def _check_room(self, place: Place, missing: Sequence[RemoteFile]) -> None:
+        needed = sum(file.size - held(place.blob(file), file) for file in missing)
+        if not needed:
+            return
+        free = self.free_bytes(place.folder)
+        if needed + SPARE_BYTES > free:
+            raise DiskFull(
+                f"{clip(place.repository)} needs {needed >> 20} MiB more on the disk with the cache"
+                f" of models ({place.folder.parent}), {free >> 20} MiB are free",
+                extras={"required_mb": needed >> 20, "free_mb": free >> 20},
+            )
 
     async def _hollow(
         self,
         client: httpx.AsyncClient,
-        place: _Place,
+        place: Place,
         small: Sequence[RemoteFile],
         weights: Sequence[RemoteFile],
     ) -> None:
@@ -265,7 +297,7 @@ class HuggingFaceHub:
         await _side_by_side([partial(one, file) for file in weights])
         for file in small:
             await trio.to_thread.run_sync(
-                _link, place, place.hollow / file.name, place.snapshot / file.name
+                link, place, place.hollow / file.name, place.snapshot / file.name
             )
 
     def _client(self) -> httpx.AsyncClient:
@@ -273,7 +305,7 @@ class HuggingFaceHub:
         timeout = httpx.Timeout(self.patience.read, connect=self.patience.connect)
         return httpx.AsyncClient(headers=headers, timeout=timeout, follow_redirects=True)
 
-    def _url(self, place: _Place, file: RemoteFile) -> str:
+    def _url(self, place: Place, file: RemoteFile) -> str:
         from huggingface_hub import hf_hub_url
 
         return str(
@@ -303,67 +335,10 @@ async def _side_by_side(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
         raise failure
 
 
-def _remote_files(siblings: Any) -> list[RemoteFile]:
-    files: list[RemoteFile] = []
-    for sibling in siblings:
-        lfs = sibling.lfs
-        etag = lfs.sha256 if lfs is not None else sibling.blob_id
-        size = lfs.size if lfs is not None else sibling.size
-        if isinstance(etag, str) and isinstance(size, int):
-            file = RemoteFile(str(sibling.rfilename), size, etag, lfs is not None)
-            if file.is_sound:
-                files.append(file)
-    return files
-
-
-def _cached(repository: str, folder: Path, quant: str | None, cause: Exception) -> Path:
-    """The snapshot that ``main`` last meant here, or the GGUF file in it that *quant* names.
-
-    `SourceUnavailable` unless it is whole.
-    """
-    what = "is not in the cache"
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        commit = (folder / "refs" / REVISION).read_text().strip()
-        if _COMMIT.fullmatch(commit):
-            snapshot = _Place(repository, folder, commit).snapshot
-            try:
-                found = place_in(snapshot, quant)
-            except (CheckpointError, UnsupportedLoad) as exc:
-                raise SourceUnavailable(
-                    f"of {clip(repository)} the cache has something else, and {cause}:"
-                    f" {exc.message}"
-                ) from exc
-            if found != snapshot or _is_whole(snapshot):
-                log.info("cached snapshot used", repository=repository, cause=cause)
-                return found
-            what = "is in the cache only in part"
-    raise SourceUnavailable(f"{clip(repository)} {what}, and {cause}") from cause
-
-
-def _is_whole(snapshot: Path) -> bool:
-    """Whether all is there that the engine reads."""
-    if not (snapshot / CONFIG).is_file():
-        return False
-    if (snapshot / SINGLE).is_file():
-        return True
-    try:
-        names = shard_names((snapshot / INDEX).read_bytes())
-    except (FileNotFoundError, CheckpointError):
-        return False
-    return all((snapshot / name).is_file() for name in names)
-
-
-def _link(place: _Place, name: Path, target: Path) -> None:
-    """Make *name* a relative link to *target*, in place of what may be there."""
-    name.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_of(place.folder)
-    draft.symlink_to(os.path.relpath(target, name.parent))
-    draft.replace(name)
-
-
-def _write_ref(place: _Place) -> None:
-    ref = place.folder / "refs" / REVISION
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_of(place.folder)
-    draft.write_text(place.commit)
-    draft.replace(ref)
+def _checked(revision: str | None) -> str:
+    """*revision* as the hub and a path in the cache may be asked for it."""
+    if revision is None:
+        return MAIN
+    if not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision:
+        raise BadRequest(f"'{clip(revision)}' is no revision", param="revision")
+    return revision

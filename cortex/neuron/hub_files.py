@@ -6,6 +6,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -56,6 +57,19 @@ class RemoteFile:
         """Whether the etag is a hash and the size a size."""
         pattern = _SHA256 if self.sha256 else _SHA1
         return self.size >= 0 and pattern.fullmatch(self.etag) is not None
+
+
+@attrs.frozen
+class Pulled:
+    """What is here after a pull. ``fetched`` are the bytes of files that were not here, or not
+    whole, before; ``repaired`` names those whose bytes had changed."""
+
+    path: Path
+    commit: str | None  # None: of no repository
+    size: int
+    fetched: int = 0
+    repaired: tuple[str, ...] = ()
+    online: bool = True  # False: as the cache has it, since the hub was out of reach
 
 
 @attrs.frozen

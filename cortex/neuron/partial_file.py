@@ -82,14 +82,7 @@ class PartialFile:
     def matches(self, checkpoint: Callable[[], None]) -> bool:
         """Whether the whole has the hash that names it. *checkpoint* is called now and then, and
         ends this by raising."""
-        digest = hashlib.sha256() if self.file.sha256 else hashlib.sha1(usedforsecurity=False)
-        if not self.file.sha256:
-            digest.update(b"blob %d\0" % self.file.size)  # as git names it
-        self._handle.seek(0)
-        while data := self._handle.read(HASH_BYTES):
-            checkpoint()
-            digest.update(data)
-        return digest.hexdigest() == self.file.etag
+        return has_hash(self._handle, self.file, lambda _: checkpoint())
 
     def publish(self) -> None:
         """Give it the blob's name, once it is on the disk."""
@@ -104,6 +97,29 @@ class PartialFile:
 
 def partial_of(blob: Path) -> Path:
     return blob.with_name(blob.name + SUFFIX)
+
+
+def held(blob: Path, file: RemoteFile) -> int:
+    """How much of *file* is here: the bytes of *blob*, or of its partial file."""
+    if is_there(blob, file):
+        return file.size
+    try:
+        return min(file.size, partial_of(blob).stat().st_size)
+    except FileNotFoundError:
+        return 0
+
+
+def has_hash(handle: FileIO, file: RemoteFile, checkpoint: Callable[[int], None]) -> bool:
+    """Whether what *handle* reads has the hash that names *file*. *checkpoint* hears how many bytes
+    were read, and ends this by raising."""
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
+    if not file.sha256:
+        digest.update(b"blob %d\0" % file.size)  # as git names it
+    handle.seek(0)
+    while data := handle.read(HASH_BYTES):
+        checkpoint(len(data))
+        digest.update(data)
+    return digest.hexdigest() == file.etag
 
 
 def is_there(path: Path, file: RemoteFile) -> bool:

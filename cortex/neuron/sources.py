@@ -2,7 +2,8 @@
 
 ``source`` is ``[scheme:]place`` and defaults to the model's id. A place that begins with ``/``,
 ``./``, ``../`` or ``~/`` is a directory or a GGUF file of this machine; ``demo`` is the
-demonstration model; anything else is ``org/name`` on the hub. Where a place has several GGUF files,
+demonstration model; anything else is ``org/name`` on the hub, or ``org/name@revision``
+for another branch, tag or commit than ``main``. Where a place has several GGUF files,
 ``quant`` says which.
 """
 
@@ -17,7 +18,7 @@ import trio
 
 from cortex.config.neuron import NeuronConfig, is_local_path
 from cortex.errors import BadRequest, CheckpointError, clip
-from cortex.neuron.hub_files import Files
+from cortex.neuron.hub_files import Files, Pulled
 from cortex.neuron.jobs import ReportProgress
 from cortex.neuron.model_place import place_in, place_of_file
 
@@ -39,9 +40,22 @@ class Hub(Protocol):
         progress: ReportProgress,
         files: Files,
         quant: str | None = None,
+        revision: str | None = None,
     ) -> Path:
         """The directory with *repository*'s files, or its GGUF file that *quant* names; fetched
         where the cache lacks them."""
+        ...
+
+    async def pull(
+        self,
+        repository: str,
+        *,
+        progress: ReportProgress,
+        quant: str | None = None,
+        revision: str | None = None,
+        verify: bool = False,
+    ) -> Pulled:
+        """Fetch *repository*'s files for their own sake; with *verify* hash those that are here."""
         ...
 
 
@@ -78,16 +92,54 @@ class Sources:
             return DEMO_DIRECTORY
         if is_local_path(place):
             return await _local(place, quant)
-        scheme, colon, rest = place.partition(":")
-        if colon:
-            if scheme not in HUB_SCHEMES:
-                raise BadRequest(f"there is no source scheme '{clip(scheme)}'", param="source")
-            place = rest
-        if not _REPOSITORY.fullmatch(place) or ".." in place or "--" in place:
-            raise BadRequest(
-                f"'{clip(place)}' is no model source: org/name, a path or {DEMO}", param="source"
-            )
-        return await self.hub.fetch(place, progress=progress, files=files, quant=quant)
+        where = repository_of(place)
+        return await self.hub.fetch(
+            where.name, progress=progress, files=files, quant=quant, revision=where.revision
+        )
+
+    async def pull(
+        self,
+        source: str | None,
+        model_id: str,
+        *,
+        progress: ReportProgress,
+        quant: str | None = None,
+        verify: bool = False,
+    ) -> Pulled:
+        """Have the files on this machine. Raises as `resolve`, and `BadRequest` for a path."""
+        place = source or model_id
+        if place in (DEMO, DEMO_ID):
+            size = sum(path.stat().st_size for path in DEMO_DIRECTORY.iterdir() if path.is_file())
+            return Pulled(DEMO_DIRECTORY, None, size)
+        if is_local_path(place):
+            raise BadRequest(f"{clip(place)} is on this machine already: there is nothing to pull")
+        where = repository_of(place)
+        return await self.hub.pull(
+            where.name, progress=progress, quant=quant, revision=where.revision, verify=verify
+        )
+
+
+@attrs.frozen
+class Repository:
+    """A repository of the hub; ``revision`` None is its ``main``."""
+
+    name: str
+    revision: str | None = None
+
+
+def repository_of(place: str) -> Repository:
+    """The repository that *place* means: ``[scheme:]org/name[@revision]``. `BadRequest`."""
+    scheme, colon, rest = place.partition(":")
+    if colon:
+        if scheme not in HUB_SCHEMES:
+            raise BadRequest(f"there is no source scheme '{clip(scheme)}'", param="source")
+        place = rest
+    name, _, revision = place.partition("@")
+    if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
+        raise BadRequest(
+            f"'{clip(place)}' is no model source: org/name, a path or {DEMO}", param="source"
+        )
+    return Repository(name, revision if "@" in place else None)
 
 
 async def _local(place: str, quant: str | None) -> Path:

@@ -50,6 +50,7 @@ _BY_CODE: dict[str, type[CortexError]] = {
         errors.Unavailable,
         errors.LoadFailed,
         errors.SourceUnavailable,
+        errors.DiskFull,
         errors.DeviceOutOfMemory,
         errors.NoFeasibleNode,
     )

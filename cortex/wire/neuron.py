@@ -190,6 +190,58 @@ class RestartAnswer:
     status: str = "restarting"
 
 
+# What becomes of a pull.
+WAITING = "waiting"
+PULLING = "pulling"
+PULLED = "pulled"
+CANCELLED = "cancelled"  # or FAILED
+
+
+@attrs.frozen
+class PullRequest:
+    """Fetch a model's files before they are needed; ``verify`` hashes those that are there."""
+
+    model_id: str = attrs.field(validator=limits.matching(MODEL_ID))
+    source: str | None = attrs.field(default=None, validator=limits.at_most(1024))
+    quant: str | None = attrs.field(default=None, validator=limits.at_most(32))
+    verify: bool = False
+
+
+@attrs.frozen
+class Pull:
+    """How far a pull is, or how it ended. ``stage`` is resolve, verify or download; ``fetched`` are
+    the bytes of files that were not there before, ``repaired`` the files that had been damaged."""
+
+    id: str
+    status: str
+    source: str | None = None
+    quant: str | None = None
+    stage: str | None = None
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    bytes_per_second: float | None = None
+    eta_seconds: float | None = None
+    seconds: float | None = None  # since it began, or that it took
+    path: str | None = None
+    commit: str | None = None
+    size: int | None = None
+    fetched: int | None = None
+    repaired: tuple[str, ...] | None = None
+    offline: bool | None = None  # True: as the cache had it, with the hub out of reach
+    error: str | None = None
+    code: str | None = None  # of the error
+
+
+@attrs.frozen
+class CancelPull:
+    model_id: str
+
+
+@attrs.frozen
+class Pulls:
+    pulls: tuple[Pull, ...] = ()
+
+
 @attrs.frozen
 class Estimate:
     """What loading a model would take, from headers and tokenizer files alone. Bytes."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -46,6 +47,7 @@ class FakeHub:
     files: dict[str, bytes]
     repository: str = "org/model"
     commit: str = COMMIT
+    revisions: set[str] = attrs.field(factory=lambda: {"main"})  # all of them at ``commit``
     asked: list[Asked] = attrs.field(factory=list)
     listing_status: int = 200
     status: dict[str, int] = attrs.field(factory=dict)  # of a file, in place of 200 and 206
@@ -76,7 +78,11 @@ class FakeHub:
 
     async def _answer(self, http: h11.Connection, stream: trio.SocketStream, asked: Asked) -> bool:
         """Answer; False where the connection is to end."""
-        if asked.path == f"/api/models/{self.repository}/revision/main":
+        known, _, revision = asked.path.partition("/revision/")
+        if known == f"/api/models/{self.repository}" and revision:
+            if unquote(revision) not in self.revisions:
+                gone = {"x-error-code": "RevisionNotFound"}
+                return await _send(http, stream, 404, gone, b"")
             return await self._send_listing(http, stream)
         name = asked.file
         if name not in self.files:
@@ -197,3 +203,36 @@ async def _send(
         data += http.send(h11.EndOfMessage()) or b""
     await stream.send_all(data)
     return stop is None
+
+
+@attrs.define(eq=False)
+class ServedHub:
+    """A hub in a thread of its own; ``soon`` calls a function there."""
+
+    hub: FakeHub
+    soon: Callable[[Callable[[], object]], None]
+
+
+@contextlib.contextmanager
+def served_hub(files: dict[str, bytes]) -> Iterator[ServedHub]:
+    """`running`, for a test that is no task."""
+    ready = threading.Event()
+    started: list[tuple[FakeHub, trio.lowlevel.TrioToken, trio.Event]] = []
+
+    async def main() -> None:
+        stop = trio.Event()
+        async with running(files) as hub:
+            started.append((hub, trio.lowlevel.current_trio_token(), stop))
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=trio.run, args=(main,), name="hub")
+    thread.start()
+    assert ready.wait(10)
+    hub, token, stop = started[0]
+    try:
+        yield ServedHub(hub, token.run_sync_soon)
+    finally:
+        token.run_sync_soon(stop.set)
+        thread.join(10)
+        assert not thread.is_alive()

@@ -19,7 +19,7 @@ from fakes.hub import FakeHub, etag, running
 
 from cortex.config.neuron import NeuronConfig
 from cortex.engine.load.checkpoint import estimate
-from cortex.errors import BadRequest, CheckpointError, SourceUnavailable
+from cortex.errors import BadRequest, CheckpointError, DiskFull, SourceUnavailable
 from cortex.neuron.download import Patience
 from cortex.neuron.hub import HuggingFaceHub, cache_directory
 from cortex.neuron.hub_files import INDEX, SINGLE, Files
@@ -289,7 +289,7 @@ async def test_a_full_disk_is_said(tmp_path: Path) -> None:
         full = partial_of(it.folder / "blobs" / etag(SINGLE, SINGLE_FILES[SINGLE]))
         full.parent.mkdir(parents=True)
         full.symlink_to("/dev/full")
-        with pytest.raises(SourceUnavailable, match="No space left on device"):
+        with pytest.raises(DiskFull, match="is full"):
             await it.fetch()
 
 

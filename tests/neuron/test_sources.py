@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cortex.errors import BadRequest, CheckpointError, UnsupportedLoad
-from cortex.neuron.hub_files import Files
+from cortex.neuron.hub_files import Files, Pulled
 from cortex.neuron.jobs import ReportProgress
 from cortex.neuron.sources import DEMO_DIRECTORY, Sources
 
@@ -22,8 +22,23 @@ class NamingHub:
         progress: ReportProgress,
         files: Files,
         quant: str | None = None,
+        revision: str | None = None,
     ) -> Path:
-        return Path("/hub") / repository / files / (quant or "")
+        return Path("/hub") / repository / files / (quant or "") / (revision or "")
+
+    async def pull(
+        self,
+        repository: str,
+        *,
+        progress: ReportProgress,
+        quant: str | None = None,
+        revision: str | None = None,
+        verify: bool = False,
+    ) -> Pulled:
+        path = await self.fetch(
+            repository, progress=progress, files="all", quant=quant, revision=revision
+        )
+        return Pulled(path, None, 5 if verify else 4)
 
 
 async def resolve(
@@ -45,6 +60,26 @@ async def resolve(
 )
 async def test_a_name_is_a_repository_on_the_hub(source: str | None, repository: str) -> None:
     assert await resolve(source) == Path("/hub") / repository / "all"
+
+
+@pytest.mark.parametrize("source", ["org/name@v1.0", "hf:org/name@v1.0"])
+async def test_a_revision_follows_the_name(source: str) -> None:
+    assert await resolve(source) == Path("/hub/org/name/all/v1.0")
+
+
+async def test_a_pull_goes_to_the_hub_with_all_that_was_asked() -> None:
+    pulled = await Sources(NamingHub()).pull(
+        "org/name@v1", "served", progress=lambda *_: None, quant="q8_0", verify=True
+    )
+    assert pulled == Pulled(Path("/hub/org/name/all/q8_0/v1"), None, 5)
+
+
+async def test_a_path_and_the_demonstration_need_no_pull(tmp_path: Path) -> None:
+    sources = Sources(NamingHub())
+    pulled = await sources.pull(None, "cortex/demo", progress=lambda *_: None)
+    assert (pulled.path, pulled.fetched) == (DEMO_DIRECTORY, 0)
+    with pytest.raises(BadRequest, match="nothing to pull"):
+        await sources.pull(str(tmp_path), "served", progress=lambda *_: None)
 
 
 async def test_the_demonstration_needs_no_hub() -> None:
