@@ -25,7 +25,7 @@ COMMANDS = {
     "keys": "cortex.cli.accounts:keys",
     "usage": "cortex.cli.accounts:usage",
     "chat": "cortex.cli.chat:chat",
-    "bench": "cortex.cli.bench:bench",
+    "bench": "cortex.cli.bench.command:bench",
     "check": "cortex.cli.check:check",
     "version": "cortex.cli.version:version",
 }

@@ -1,4 +1,4 @@
-"""`cortex bench`: how fast it is here."""
+"""`cortex bench engine`: how fast the engine is here, with nobody asking."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ import click
 from cortex.cli.exits import Misconfigured
 
 
-@click.group()
-def bench() -> None:
-    """Measure: `cortex bench engine`."""
-
-
-@bench.command()
+@click.command()
 @click.option("--shape", help="A model's shape; see the end of this page.")
 @click.option("--device", help="cpu, cuda or cuda:N; the first GPU where there is one.")
 @click.option("--dtype", type=click.Choice(("bfloat16", "float32")), help="Computed in.")
