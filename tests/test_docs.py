@@ -286,6 +286,22 @@ def test_the_gateways_metrics_and_stages_are_all_explained():
     }
 
 
+def test_the_neurons_metrics_are_all_explained():
+    names = set()
+    for path in (ROOT / "cortex/neuron").rglob("*.py"):
+        source = path.read_text()
+        names |= set(re.findall(r'"(neuron_[a-z_]+)"', source))
+        if path.name == "metrics.py":  # counters whose prefix is added
+            names |= {
+                f"neuron_{name}" for name in re.findall(r' \("(?!neuron)([a-z_]+)", "', source)
+            }
+    told = first_cells(OPERATIONS, "A neuron's metrics")
+    assert "neuron_preemptions" in names, "the counters were not understood"
+    assert {name.removesuffix("_total") for name in told} == {
+        name.removesuffix("_total") for name in names
+    }
+
+
 def test_the_kinds_of_events_are_all_explained():
     kinds = set(re.findall(r"``([a-z]+_[a-z]+|pinned|unpinned|reloaded)``", events.__doc__ or ""))
     assert "model_evicted" in kinds, "the list was not understood"

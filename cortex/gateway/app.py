@@ -100,6 +100,7 @@ async def run(
             nursery.start_soon(gateway.router.unload_idle, name="idle unloader")
             nursery.start_soon(gateway.room.run, name="waiting room")
             nursery.start_soon(has.accounts.run, name="accounts")
+            nursery.start_soon(has.disk.run, name="disk monitor")
             if hangup is not None:
                 nursery.start_soon(gateway.reloader.on_each, hangup, name="reload on hangup")
             drained = trio.Event()

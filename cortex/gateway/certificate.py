@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
-
 from cortex.config.errors import ConfigError
 from cortex.config.gateway import GatewayConfig
-from cortex.service.tls import BadCertificate, server_context
+from cortex.service.tls import BadCertificate, ServerContext, server_context
 
 
-def context_of(config: GatewayConfig) -> ssl.SSLContext | None:
+def context_of(config: GatewayConfig) -> ServerContext | None:
     """The context made of *config*'s certificate, which is read now; None where it names none.
 
     `ConfigError`, with file and key, when the files cannot be read or do not belong together.

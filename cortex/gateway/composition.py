@@ -50,6 +50,7 @@ from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import metrics
+from cortex.service.disk import DiskMonitor
 from cortex.service.edge import Edge
 from cortex.service.http import Answer, HttpRequest, Pace, Route
 from cortex.service.notify import Systemd
@@ -74,6 +75,7 @@ class Resources:
     events: EventLog
     pins: Pins
     tls: Tls | None
+    disk: DiskMonitor
 
 
 @asynccontextmanager
@@ -83,11 +85,18 @@ async def open_resources(
     """`DatabaseError` when the keys in *state_directory* cannot be read, `ConfigError` when the
     certificate cannot."""
     context = context_of(config)
+    tls = Tls(context) if context is not None else None
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "cortex_build_info", __version__)
+    metrics.add_process(registry)
     fleet = Fleet(config.neurons)
     recorder = GatewayMetrics(registry)
     recorder.observe_fleet(fleet.nodes)
+    if tls is not None:
+        recorder.observe_certificate(lambda: tls.context.expires_at)
+    places = {} if state_directory is None else {"state": state_directory}
+    disk = DiskMonitor("cortex_disk_free_bytes", "cortex_disk_size_bytes", places)
+    registry.register(disk)
     async with AsyncExitStack() as stack:
         accounts = open_accounts(state_directory, config.auth, config.usage, registry)
         upstream = PooledUpstream(config.gateway.stall_seconds)
@@ -103,7 +112,8 @@ async def open_resources(
             registry,
             EventLog(),
             pins,
-            Tls(context) if context is not None else None,
+            tls,
+            disk,
         )
 
 
@@ -204,6 +214,7 @@ def compose(
         has.events,
     )
     room = WaitingRoom(has.fleet, settings.queue_depth, settings.queue_wait_seconds)
+    has.recorder.observe_queue(room.all_waiting)
     core = make_core(
         router, has.names, has.upstream, has.recorder, has.live.config, room, has.accounts
     )

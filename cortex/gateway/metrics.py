@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import attrs
@@ -197,6 +197,47 @@ class GatewayMetrics:
     def observe_fleet(self, nodes: Callable[[], Iterable[NodeSnapshot]]) -> None:
         """Show what *nodes* returns at each scrape. Once per registry."""
         self.registry.register(_FleetCollector(nodes))
+
+    def observe_queue(self, waiting: Callable[[], Mapping[str, int]]) -> None:
+        """Show how many requests *waiting* says wait for each model. Once per registry."""
+        text = "Requests that wait in the gateway for a seat."
+        self.registry.register(
+            _GaugeCollector("cortex_queue_waiting", text, ("model",), lambda: _by_name(waiting()))
+        )
+
+    def observe_certificate(self, expires_at: Callable[[], float]) -> None:
+        """Show the Unix time that *expires_at* returns. Once per registry."""
+        self.registry.register(
+            _GaugeCollector(
+                "cortex_tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of the API ceases to be valid.",
+                (),
+                lambda: [((), expires_at())],
+            )
+        )
+
+
+def _by_name(values: Mapping[str, int]) -> Iterator[tuple[tuple[str], float]]:
+    return (((name,), value) for name, value in values.items())
+
+
+@attrs.frozen(eq=False)
+class _GaugeCollector(Collector):
+    """One gauge, read from its owner at each scrape: label values and value of each sample."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...]
+    read: Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self.name, self.text, labels=self.labels)
+        for values, value in self.read():
+            family.add_metric(values, value)
+        return (family,)
 
 
 @attrs.frozen(eq=False)

@@ -91,6 +91,10 @@ class WaitingRoom:
         line = self._lines.get(model)
         return len(line.waiting) if line is not None else 0
 
+    def all_waiting(self) -> dict[str, int]:
+        """`waiting` of each model that was ever asked for."""
+        return {model: len(line.waiting) for model, line in self._lines.items()}
+
     # For seats
 
     def line(self, model: str) -> _Line:

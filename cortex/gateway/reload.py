@@ -9,7 +9,6 @@ its neuron when its requests are done.
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -35,7 +34,7 @@ from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.service import logs
 from cortex.service.notify import Systemd
-from cortex.service.tls import Tls
+from cortex.service.tls import ServerContext, Tls
 from cortex.wire import neuron as wire
 
 INVALID = "invalid_configuration"
@@ -76,6 +75,8 @@ class Reloader:
             ("result",),
             registry=registry,
         )
+        for result in ("applied", "refused"):  # a rate sees no first time of what begins with it
+            self._reloads.labels(result)
         self._one_at_a_time = trio.Lock()
 
     async def plan(self) -> Plan:
@@ -108,13 +109,13 @@ class Reloader:
             with contextlib.suppress(CortexError):  # logged and counted; the gateway goes on
                 await self.reload()
 
-    async def _read_again(self) -> tuple[Configuration, ssl.SSLContext | None]:
+    async def _read_again(self) -> tuple[Configuration, ServerContext | None]:
         """The configuration, and its certificate."""
         read = self._read
         if read is None:
             raise Conflict("this gateway was started without a configuration to read again")
 
-        def all_files() -> tuple[Configuration, ssl.SSLContext | None]:
+        def all_files() -> tuple[Configuration, ServerContext | None]:
             after = read()
             return after, context_of(after.config)
 
@@ -135,7 +136,7 @@ class Reloader:
         ]
         return make_plan(before, after, residents)
 
-    def _apply(self, plan: Plan, after: Configuration, context: ssl.SSLContext | None) -> None:
+    def _apply(self, plan: Plan, after: Configuration, context: ServerContext | None) -> None:
         """Synchronous: no other task sees a half of it."""
         if self._tls is not None and context is not None:
             self._tls.context = context

@@ -27,6 +27,7 @@ from cortex.neuron.device_metrics import DeviceCollector
 from cortex.neuron.device_slot import DeviceSlot, thread_name
 from cortex.neuron.device_thread import GRACE_SECONDS, DeviceThread
 from cortex.neuron.health import HealthMonitor
+from cortex.neuron.hub import cache_directory
 from cortex.neuron.inference import Inference
 from cortex.neuron.jobs import Call
 from cortex.neuron.ledger import Ledger
@@ -37,6 +38,7 @@ from cortex.neuron.readiness import Readiness
 from cortex.neuron.restart import Restarter, inherited_listener
 from cortex.neuron.sources import Sources
 from cortex.service import logs, metrics
+from cortex.service.disk import DiskMonitor
 from cortex.service.edge import Edge
 from cortex.service.http import Pace
 from cortex.service.notify import Systemd
@@ -93,6 +95,8 @@ async def run(
         lifecycle.on_device_fault = restarter.fault
         monitor.on_lost = lifecycle.device_lost
         activation = Activation(lifecycle.load, _wanted(legacy.requests, config.default_models))
+        places = {"state": config.state_directory, "models": cache_directory(config)}
+        disk = DiskMonitor("neuron_disk_free_bytes", "neuron_disk_size_bytes", places)
         served = trio.Event()
         async with trio.open_nursery() as nursery:
             api = _api(
@@ -106,12 +110,14 @@ async def run(
                 listener,
                 legacy.recoveries,
                 nursery,
+                disk,
             )
             for slot in slots:
                 await nursery.start(slot.thread.run, name=slot.thread.name)
             await nursery.start(monitor.run, name="health monitor")
             await nursery.start(lifecycle.run, name="lifecycle")
             nursery.start_soon(restarter.run, name="restarter")
+            nursery.start_soon(disk.run, name="disk monitor")
             lifecycle.expect(legacy.requests)
             nursery.start_soon(
                 systemd.run,
@@ -164,9 +170,12 @@ def _api(
     listener: socket.socket,
     recoveries: int,
     nursery: trio.Nursery,
+    disk: DiskMonitor,
 ) -> NeuronApi:
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "neuron_build_info", __version__)
+    metrics.add_process(registry)
+    registry.register(disk)
     on_cuda = any(device.kind == "cuda" for device in inventory.devices)
     batch = config.max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
     admission = Admission(batch, config.max_queue_depth)

@@ -32,6 +32,7 @@ INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1,
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 LOAD_BUCKETS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+LENGTH_BUCKETS = tuple(4**power for power in range(1, 11))  # tokens, up to a million
 
 Stats = Callable[[], Iterable[tuple[str, EngineStats | None]]]
 
@@ -62,6 +63,22 @@ class NeuronMetrics:
         self._queue = histogram(
             "neuron_request_queue_seconds", "From arrival to the first step.", QUEUE_BUCKETS
         )
+        self._prefill = histogram(
+            "neuron_request_prefill_seconds",
+            "From the first step to the first token.",
+            FIRST_TOKEN_BUCKETS,
+        )
+        self._decode = histogram(
+            "neuron_request_decode_seconds",
+            "From the first token to the last.",
+            DURATION_BUCKETS,
+        )
+        self._prompt_lengths = histogram(
+            "neuron_request_prompt_tokens", "Tokens of a request's prompt.", LENGTH_BUCKETS
+        )
+        self._lengths = histogram(
+            "neuron_request_generation_tokens", "Tokens of a completion.", LENGTH_BUCKETS
+        )
         self._prompt = counter("neuron_prompt_tokens_total", "Tokens of prompts.")
         self._cached = counter("neuron_cached_prompt_tokens_total", "Of those, found in the cache.")
         self._generated = counter("neuron_generation_tokens_total", "Tokens generated.")
@@ -85,6 +102,8 @@ class NeuronMetrics:
     def ended(self, model: str, job: Job | EmbeddingJob) -> None:
         """*job* has ended, whole or not: count what it did."""
         self._prompt.labels(model).inc(sum(job.prompt_tokens))
+        for length in job.prompt_tokens:
+            self._prompt_lengths.labels(model).observe(length)
         if isinstance(job, EmbeddingJob):
             for embedding in job.embeddings:
                 self._embedding(model, embedding, job.end)
@@ -112,10 +131,14 @@ class NeuronMetrics:
         if completion.tokens:
             added = completion.added_at
             self._first.labels(model).observe(max(0.0, completion.first_at - added))
+            prefill = max(0.0, completion.first_at - completion.scheduled_at)
+            self._prefill.labels(model).observe(prefill)
+            self._lengths.labels(model).observe(completion.tokens)
             self._queue.labels(model).observe(max(0.0, completion.scheduled_at - added))
             self._duration.labels(model).observe(max(0.0, completion.last_at - added))
         if completion.tokens > 1:
             spent = max(0.0, completion.last_at - completion.first_at)
+            self._decode.labels(model).observe(spent)
             self._inter.labels(model).observe(spent / (completion.tokens - 1))
         if completion.finish is not None:
             self._finished.labels(model, completion.finish).inc()

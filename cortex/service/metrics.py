@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,3 +19,8 @@ def add_build_info(registry: CollectorRegistry, name: str, version: str) -> None
     """A gauge *name*, always 1, whose labels say what runs."""
     gauge = Gauge(name, "What runs here.", ["version", "python"], registry=registry)
     gauge.labels(version, platform.python_version()).set(1)
+
+
+def add_process(registry: CollectorRegistry) -> None:
+    """The usual ``process_*``: memory, CPU seconds, descriptors, start. On Linux only."""
+    ProcessCollector(registry=registry)

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from cortex.service import logs
+from cortex.service import expiry, logs
 from cortex.service.link import SocketLink, StreamLink
 
 HANDSHAKE_SECONDS = 10.0
@@ -27,7 +27,13 @@ class BadCertificate(Exception):
         self.of_key = of_key
 
 
-def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+class ServerContext(ssl.SSLContext):
+    """A server's; ``expires_at`` is when its certificate ceases to be valid, in Unix time."""
+
+    expires_at: float
+
+
+def server_context(certificate: Path, key: Path) -> ServerContext:
     """What a server needs to show the PEM chain in *certificate*, whose private key is in *key*.
 
     Both may be one file. `BadCertificate` when they cannot be read or do not belong together.
@@ -37,7 +43,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
             path.read_bytes()
         except OSError as exc:
             raise BadCertificate(f"{path}: {exc.strerror or exc}", of_key=of_key) from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
 
@@ -49,6 +55,10 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, passphrase)
     except OSError as exc:  # of which SSLError is one
         raise _what_is_wrong(certificate, key, exc) from None
+    try:
+        context.expires_at = expiry.not_after(certificate.read_text("latin-1")).timestamp()
+    except (OSError, ValueError) as exc:  # OpenSSL has read it, so that it has changed since
+        raise BadCertificate(f"{certificate}: holds no certificate in PEM ({exc})") from None
     return context
 
 
@@ -70,7 +80,7 @@ def _what_is_wrong(certificate: Path, key: Path, exc: OSError) -> BadCertificate
 class Tls:
     """The ``context`` of a port; handshakes that begin after it was replaced use the new one."""
 
-    context: ssl.SSLContext
+    context: ServerContext
 
 
 @attrs.define(eq=False)

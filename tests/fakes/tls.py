@@ -1,6 +1,6 @@
 """Certificates for 127.0.0.1 that only those trust who are told to, and a port that shows one.
 
-They were made with openssl to last until 2120, so that no test needs it.
+They were made with openssl to last until 2100 and longer, so that no test needs it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ Talk = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 def pem(name: str) -> Path:
-    """A self-signed certificate for 127.0.0.1 with its key in one file: ``one`` or ``two``.
-    ``locked`` is the key of ``one`` behind a passphrase."""
+    """A self-signed certificate for 127.0.0.1 with its key in one file: ``one`` or ``two``, or
+    ``brief``, which ends twenty years earlier. ``locked`` is the key of ``one`` behind a
+    passphrase."""
     return FOLDER / f"{name}.pem"
 
 

@@ -55,6 +55,8 @@ def record_everything(metrics: GatewayMetrics, fleet: Fleet) -> None:
     metrics.eviction("m", "a", "idle")
     metrics.readiness_probe("ok")
     metrics.observe_fleet(fleet.nodes)
+    metrics.observe_queue(lambda: {"m": 3})
+    metrics.observe_certificate(lambda: 2e9)
 
 
 def test_every_described_metric_is_emitted(registry, fleet):
@@ -91,6 +93,8 @@ FAMILIES = {
     "cortex_device_vram_free_mb": {"node", "device"},
     "cortex_device_utilization_pct": {"node", "device"},
     "cortex_device_temp_c": {"node", "device"},
+    "cortex_queue_waiting": {"model"},
+    "cortex_tls_certificate_expiry_timestamp_seconds": set(),
     "cortex_build_info": {"version", "python"},
 }
 
@@ -178,6 +182,19 @@ def test_requests_in_flight_are_released_whatever_ends_them(registry):
         raise RuntimeError
     assert seen == [1]
     assert registry.get_sample_value("cortex_in_flight", labels) == 0
+
+
+def test_the_queues_and_the_certificate_are_read_at_each_scrape(registry):
+    metrics, waiting, expiries = GatewayMetrics(registry), {"m": 1}, [6.0]
+    metrics.observe_queue(lambda: waiting)
+    metrics.observe_certificate(lambda: expiries[-1])
+    value, expiry = registry.get_sample_value, "cortex_tls_certificate_expiry_timestamp_seconds"
+    assert value("cortex_queue_waiting", {"model": "m"}) == 1
+    waiting["m"] = 4
+    assert value("cortex_queue_waiting", {"model": "m"}) == 4
+    assert value(expiry) == 6
+    expiries.append(7.0)
+    assert value(expiry) == 7
 
 
 def test_the_fleets_gauges_follow_the_snapshots(registry, fleet):

@@ -12,6 +12,7 @@ from fakes.neuron import FakeNeuron, Reply, chunk
 from fakes.tls import pem, trusting
 
 from cortex.config.catalogue import CatalogueEntry
+from cortex.service.expiry import not_after
 
 ENTRY = CatalogueEntry("m", vram_mb=1000)
 END = [chunk("m", {}, finish_reason="stop"), b"data: [DONE]\n\n"]
@@ -72,6 +73,21 @@ async def test_a_reload_reads_the_certificate_again_under_a_running_stream(serve
         assert not await shows(running, "one")
         go_on.set()
         assert text_of(await reading.rest()) == "Hello"
+
+
+async def test_the_metrics_tell_until_when_the_certificate_is_valid(served, file):
+    running, _ = served
+
+    async def told() -> float:
+        lines = (await running.client.get(f"{running.metrics}/metrics")).text.splitlines()
+        name = "cortex_tls_certificate_expiry_timestamp_seconds "
+        (value,) = [line.removeprefix(name) for line in lines if line.startswith(name)]
+        return float(value)
+
+    assert await told() == not_after(pem("one").read_text()).timestamp()
+    file.write_bytes(pem("brief").read_bytes())
+    await running.client.post("/fleet/reload")
+    assert await told() == not_after(pem("brief").read_text()).timestamp()
 
 
 async def test_other_paths_take_effect_at_once(served):

@@ -42,6 +42,10 @@ FAMILIES = {
     "neuron_inter_token_seconds": "histogram",
     "neuron_request_duration_seconds": "histogram",
     "neuron_request_queue_seconds": "histogram",
+    "neuron_request_prefill_seconds": "histogram",
+    "neuron_request_decode_seconds": "histogram",
+    "neuron_request_prompt_tokens": "histogram",
+    "neuron_request_generation_tokens": "histogram",
     "neuron_prompt_tokens": "counter",
     "neuron_cached_prompt_tokens": "counter",
     "neuron_generation_tokens": "counter",
@@ -186,6 +190,10 @@ def test_what_ran_is_counted() -> None:
     assert seen["neuron_time_to_first_token_seconds_sum", model] == 2.0
     assert seen["neuron_request_queue_seconds_sum", model] == 1.0
     assert seen["neuron_request_duration_seconds_sum", model] == 6.0
+    assert seen["neuron_request_prefill_seconds_sum", model] == 1.0
+    assert seen["neuron_request_decode_seconds_sum", model] == 2.0
+    assert seen["neuron_request_prompt_tokens_sum", model] == 10
+    assert seen["neuron_request_generation_tokens_sum", model] == 6
     assert seen["neuron_inter_token_seconds_sum", model] == 0.5  # the first's 2 s over 4 gaps
     assert seen["neuron_inter_token_seconds_count", model] == 1
 
@@ -219,5 +227,6 @@ def test_a_completion_without_a_token_measures_no_time() -> None:
     registry = CollectorRegistry()
     NeuronMetrics(registry).ended("m", Job("j", [completion(0, tokens=0, finish=None)], [10]))
     seen = scrape(registry)
-    assert not [name for name, _ in seen if name.endswith("_count")]
+    counted = {name for name, _ in seen if name.endswith("_count")}
+    assert counted == {"neuron_request_prompt_tokens_count"}
     assert seen["neuron_prompt_tokens_total", (("model", "m"),)] == 10
