@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -98,7 +98,8 @@ def up(
     """Start a neuron and a gateway here and serve a model.
 
     Configuration files named by NEURON_CONFIG and CORTEX_CONFIG, and the environment, hold for the
-    two; models, ports and the list of neurons are this command's.
+    two; models, ports and the list of neurons are this command's. The neuron's token is
+    NEURON_TOKEN, so that others can ask it too, else one that nobody else knows.
     """
     models = tuple(dict.fromkeys(models))
     named = configured(lambda: tuple(DefaultModel.named(name) for name in models))
@@ -111,7 +112,7 @@ def up(
     )
     if len({addresses.port, addresses.neuron_port, addresses.metrics_port}) < 3:
         raise Misconfigured("--port, --neuron-port and --metrics-port must differ")
-    token = secrets.token_urlsafe(32)
+    token = own_token(os.environ)
     gateway, neuron = children(addresses, models, token, log_level)
     settings = configured(lambda: load_gateway(None, gateway.environ)).gateway
     addresses = attrs.evolve(addresses, secure=settings.tls_certificate is not None)
@@ -123,6 +124,11 @@ def up(
         return await announce(endpoints, addresses, ids, partial(start, gateway))
 
     sys.exit(trio.run(supervise, begin))
+
+
+def own_token(environ: Mapping[str, str]) -> str:
+    """What the two know each other by."""
+    return environ.get("NEURON_TOKEN") or secrets.token_urlsafe(32)
 
 
 def free_port(host: str, port: int, flag: str) -> int:

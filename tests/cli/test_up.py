@@ -7,7 +7,7 @@ import pytest
 
 from cortex.cli.exits import Misconfigured
 from cortex.cli.readiness import Endpoints, NotReady, until_ready
-from cortex.cli.up import Addresses, children, free_port, welcome
+from cortex.cli.up import Addresses, children, free_port, own_token, welcome
 from cortex.config.gateway import NeuronNode
 from cortex.config.loader import load_gateway, load_neuron
 from cortex.service.serve import listen
@@ -72,6 +72,13 @@ def test_the_children_drain_as_long_as_they_are_configured_to(monkeypatch):
     monkeypatch.setenv("NEURON_DRAIN_SECONDS", "7")
     gateway, neuron = children(ADDRESSES, ("cortex/demo",), "tok", "info")
     assert (gateway.drain_seconds, neuron.drain_seconds) == (300, 7)
+
+
+def test_the_token_is_that_of_the_environment_or_one_of_its_own():
+    assert own_token({"NEURON_TOKEN": "told"}) == "told"
+    tokens = {own_token({}), own_token({}), own_token({"NEURON_TOKEN": ""})}
+    assert len(tokens) == 3
+    assert min(map(len, tokens)) >= 32
 
 
 def test_a_token_file_of_the_environment_gives_way(monkeypatch, tmp_path):
