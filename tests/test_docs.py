@@ -36,8 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
-OTHERS = ("architecture", "configuration", "clients", "operations")
-PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in OTHERS)]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 # (file, heading) in configuration.md -> the class whose keys the table below it lists.
 TABLES = {
