@@ -56,6 +56,14 @@ PLACES: dict[str, tuple[type, str]] = {
 }
 
 
+def order(state: Path, place: str) -> None:
+    """Have the next call of *place* fail. At once or not at all: a running engine looks at each
+    step, and would take a file that is there but not written yet for an order to break that."""
+    draft = state / "fault.draft"
+    draft.write_text(place)
+    draft.replace(state / "fault")
+
+
 def break_on_demand(flag: Path) -> None:
     for place, (owner, name) in PLACES.items():
         setattr(owner, name, _breaking(getattr(owner, name), place, flag))

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes.faulty_neuron import PLACES
+from fakes.faulty_neuron import PLACES, order
 
 from cortex.neuron.restart import GAVE_UP
 from cortex.neuron.sources import DEMO_DIRECTORY
@@ -133,10 +133,11 @@ def test_a_fault_under_load_leaves_no_request_without_an_answer(tmp_path: Path, 
     with faulty(tmp_path) as (role, client), ThreadPoolExecutor(12) as threads:
         uptime = client.get("/health").json()["uptime_secs"]
         if place == "close":
-            client.post("/models/load", json={"model_id": "other", "source": "demo"})
+            other = client.post("/models/load", json={"model_id": "other", "source": "demo"})
+            assert other.status_code == 200
         asked = [threads.submit(ends, client, number % 2 == 0) for number in range(8)]
         until(client, "/health", lambda health: _busy(health["models"]) >= 8)
-        (tmp_path / "fault").write_text(place)
+        order(tmp_path, place)
         bodies = {"model_id": "other", "source": "demo"}
         if place == "shard":
             refused = client.post("/models/load", json=bodies)
