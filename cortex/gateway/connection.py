@@ -13,6 +13,8 @@ from typing import Protocol
 
 import trio
 
+from cortex.service.silence import BREAKS_IN_SILENCE
+
 READ_SIZE = 64 * 1024
 
 
@@ -131,6 +133,8 @@ async def connect(host: str, port: int, tls: ssl.SSLContext | None) -> Connectio
         # Answers come in small writes, and so do requests: Nagle's algorithm and a delayed
         # acknowledgement together cost 40 ms.
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in BREAKS_IN_SILENCE:
+            stream.setsockopt(*option)
         if tls is None:
             plain = socket.socket(fileno=stream.socket.detach())
             plain.setblocking(False)

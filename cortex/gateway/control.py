@@ -21,6 +21,7 @@ from cortex.config.gateway import OPENAI, NeuronNode
 from cortex.errors import BadRequest, CortexError, NotFound, UpstreamError, clip
 from cortex.gateway import foreign
 from cortex.service import logs
+from cortex.service.silence import BREAKS_IN_SILENCE
 from cortex.wire import converter, json
 from cortex.wire import errors as wire_errors
 from cortex.wire import neuron as wire
@@ -231,7 +232,10 @@ class _TlsWhenNeeded(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._transport is None:
             self._transport = httpx.AsyncHTTPTransport(
-                verify=ssl.create_default_context(), limits=LIMITS, trust_env=False
+                verify=ssl.create_default_context(),
+                limits=LIMITS,
+                trust_env=False,
+                socket_options=BREAKS_IN_SILENCE,
             )
         return await self._transport.handle_async_request(request)
 
@@ -246,11 +250,17 @@ async def open_control(neuron: Callable[[str], NeuronNode]) -> AsyncIterator[Neu
 
     *neuron* says how a node is configured at the time of each call; KeyError when it is not.
     """
-    async with httpx.AsyncClient(
+    plain = httpx.AsyncHTTPTransport(
         limits=LIMITS,
-        follow_redirects=False,
         trust_env=False,
         verify=False,  # of plain connections; those of the mount are verified
+        # A load waits for minutes on a connection that nobody writes to.
+        socket_options=BREAKS_IN_SILENCE,
+    )
+    async with httpx.AsyncClient(
+        transport=plain,
+        follow_redirects=False,
+        trust_env=False,
         mounts={"https://": _TlsWhenNeeded()},
     ) as client:
         yield NeuronControl(neuron, client)

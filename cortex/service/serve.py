@@ -25,6 +25,7 @@ from cortex.service.lane import IDLE_SECONDS, Lane
 from cortex.service.lane_head import MAX_HEAD_BYTES, HotPaths
 from cortex.service.link import Link, SocketLink
 from cortex.service.pacer import Pacer
+from cortex.service.silence import BREAKS_IN_SILENCE
 from cortex.service.tls import Handshakes, Tls
 
 # hypercorn shields its writes from cancellation. Without this bound a client that keeps its
@@ -62,6 +63,8 @@ def listen(address: str, *, stalled_client_ms: int = STALLED_CLIENT_MS) -> socke
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    for option in BREAKS_IN_SILENCE:  # its connections inherit them
+        listener.setsockopt(*option)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_client_ms)
     return listener
@@ -116,6 +119,7 @@ async def _accept(
 ) -> None:
     """Accept connections until cancelled, each into a task of its own in *handling*."""
     listener.setblocking(False)
+    exhausted = False
     with listener:
         while True:
             await trio.lowlevel.wait_readable(listener)
@@ -124,9 +128,15 @@ async def _accept(
             except OSError as exc:
                 # Others are a connection's own end, before it was accepted.
                 if exc.errno in EXHAUSTED:
-                    log.error("no connection can be accepted", cause=os.strerror(exc.errno or 0))
+                    if not exhausted:  # once: a line a try would fill the disk as well
+                        cause = os.strerror(exc.errno or 0)
+                        log.error("no connection can be accepted", cause=cause)
+                    exhausted = True
                     await trio.sleep(EXHAUSTED_SECONDS)
                 continue
+            if exhausted:
+                log.info("connections are accepted again")
+                exhausted = False
             handling.start_soon(handle, connection)
 
 

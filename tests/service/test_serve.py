@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
@@ -163,3 +164,40 @@ def test_what_is_no_address_is_refused(address):
 def test_an_address_for_all_is_reached_through_loopback():
     with listen("0.0.0.0:0") as listener:
         assert url_of(listener).startswith("http://127.0.0.1:")
+
+
+class Exhausted(socket.socket):
+    """A listener of a process that has no descriptor left for its next connections."""
+
+    failures = 0
+
+    def accept(self):
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "none left")
+        return super().accept()
+
+
+async def test_out_of_descriptors_is_told_once_and_got_over(autojump_clock, caplog):
+    caplog.set_level("INFO")
+    listener = Exhausted(fileno=listen("127.0.0.1:0").detach())
+    listener.failures = 50
+    app = make_app("test", [Route("GET", "/", answered)], render_error=render)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        port = listener.getsockname()[1]
+
+        async def start(*, task_status):
+            await serve(app, listener, stop=stop.wait, drain_seconds=1, task_status=task_status)
+
+        await nursery.start(start)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+        stop.set()
+    assert caplog.text.count("no connection can be accepted") == 1
+    assert caplog.text.count("accepted again") == 1
+
+
+async def answered(request: HttpRequest) -> Answer:
+    return Answer(b"well")
