@@ -9,6 +9,7 @@ import attrs
 
 MINUTE = 60.0  # seconds
 DAY = 86400  # seconds; Unix time has no others
+PERIODS_KEPT = 4  # of a budget, for a clock that is set back
 
 
 @attrs.frozen
@@ -65,19 +66,25 @@ class Bucket:
 @attrs.define
 class Budget:
     """*limit* tokens a calendar day or month in UTC. ``used`` is what was counted in the period
-    ``began``, ``held`` what requests under way are expected to use."""
+    ``began``, ``held`` what requests under way are expected to use.
+
+    A clock that is set may bring a period back; what was counted in it counts again then."""
 
     limit: int
     period: str  # day or month
     began: str
     used: int = 0
     held: int = 0
+    _before: dict[str, int] = attrs.field(factory=dict, init=False)  # used in the last periods
 
     def left(self, day: str) -> int:
         """Tokens that may still be used at *day* (``2026-11-27``)."""
         began = period_of(day, self.period)
         if began != self.began:
-            self.began, self.used = began, 0
+            self._before[self.began] = self.used
+            self.began, self.used = began, self._before.pop(began, 0)
+            while len(self._before) > PERIODS_KEPT:
+                del self._before[next(iter(self._before))]
         return self.limit - self.used - self.held
 
     def hold(self, tokens: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.gateway.auth.limits import Bucket, Budget, day_of, period_of
+from cortex.gateway.auth.limits import PERIODS_KEPT, Bucket, Budget, day_of, period_of
 
 
 def test_a_bucket_is_full_at_first_and_fills_evenly():
@@ -91,3 +91,13 @@ def test_what_ends_in_a_new_period_is_counted_there():
 def test_days_are_utc():
     assert day_of(1795737599.9) == "2026-11-26"
     assert day_of(1795737600.0) == "2026-11-27"
+
+
+def test_a_day_that_a_clock_set_wrong_brings_back_has_no_new_budget():
+    budget = Budget(100, "day", "2026-11-27", used=60)
+    assert budget.left("2026-11-28") == 100
+    budget.settle(0, 10, "2026-11-28")
+    assert [budget.left(day) for day in ("2026-11-27", "2026-11-28")] == [40, 90]
+    for number in range(1, 29):  # what is remembered is bounded
+        budget.settle(0, number, f"2027-01-{number:02}")
+    assert len(budget._before) == PERIODS_KEPT
