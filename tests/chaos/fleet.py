@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import httpx
 import trio
+from fakes.programs import program
+from prometheus_client.parser import text_string_to_metric_families
+
 from chaos.neuron import MODEL
 from chaos.process import START_SECONDS, Process, free_port
-from prometheus_client.parser import text_string_to_metric_families
 
 DEMO = "cortex/demo"
 POLL_SECONDS = 0.2
@@ -42,14 +46,15 @@ class Neuron(Process):
             (await client.post("/chaos", json=manner)).raise_for_status()
 
     async def in_flight(self) -> int:
-        """Requests that it works on or lets wait."""
+        """Requests that it works on or lets wait, and blocks of the KV cache that they hold."""
         async with httpx.AsyncClient(
             base_url=self.url, timeout=ASK_SECONDS, verify=False
         ) as client:
             if self.fake:
                 return int((await client.get("/chaos")).json()["in_flight"])
             models = (await client.get("/health")).json()["models"]
-            return sum(model["in_flight"] + model["queue_depth"] for model in models)
+            held = ("in_flight", "queue_depth", "kv_blocks_used")
+            return sum(model[each] for model in models for each in held)
 
 
 def fake_neuron(folder: Path, number: int = 0, **options: Any) -> Neuron:
@@ -73,9 +78,20 @@ def demo_neuron(folder: Path, number: int = 0) -> Neuron:
     return Neuron(name=name, command=command, folder=folder, port=port, fake=False)
 
 
+# In a process of its own: a mount namespace can be entered, and SQLite's files be opened, there.
+QUERY = (
+    "import json, sqlite3, sys; "
+    "rows = sqlite3.connect(sys.argv[1], timeout=5).execute(sys.argv[2]).fetchall(); "
+    "print(json.dumps(rows))"
+)
+
+
 @attrs.define(eq=False, kw_only=True)
 class Gateway(Process):
+    """``mounts``: it has a mount namespace of its own."""
+
     port: int
+    mounts: bool = False
     metrics_port: int
     client: httpx.AsyncClient = attrs.field(init=False)
 
@@ -85,7 +101,8 @@ class Gateway(Process):
 
     @property
     def state(self) -> Path:
-        return self.folder / f"{self.name}.state"
+        """As its own mount namespace has it."""
+        return Path(f"/proc/{self.pid}/root{self.folder}/{self.name}.state")
 
     async def start(self) -> None:
         await super().start()
@@ -133,16 +150,30 @@ class Gateway(Process):
 
     def served(self) -> dict[str, int]:
         """Whole answers on record, by node."""
-        with closing(sqlite3.connect(self.state / "accounts.db", timeout=5)) as connection:
-            query = "SELECT node, count(*) FROM requests WHERE code = 200 GROUP BY node"
-            return dict(connection.execute(query).fetchall())
+        return dict(
+            self._recorded("SELECT node, count(*) FROM requests WHERE code = 200 GROUP BY 1")
+        )
 
     def usage(self) -> tuple[int, int, int]:
         """Answers on record that were whole, and their prompt and completion tokens."""
-        with closing(sqlite3.connect(self.state / "accounts.db", timeout=5)) as connection:
-            query = "SELECT count(*), sum(prompt), sum(completion) FROM requests WHERE code = 200"
-            count, prompt, completion = connection.execute(query).fetchone()
-        return count, prompt or 0, completion or 0
+        sums = "count(*), total(prompt), total(completion)"
+        ((count, prompt, completion),) = self._recorded(
+            f"SELECT {sums} FROM requests WHERE code = 200"
+        )
+        return count, int(prompt), int(completion)
+
+    def _recorded(self, query: str) -> list[list[Any]]:
+        """The rows of *query*, asked within the gateway's own mounts."""
+        inside = (program("nsenter"), "-m", "-t", str(self.pid)) if self.mounts else ()
+        path = str(self.folder / f"{self.name}.state" / "accounts.db")
+        done = subprocess.run(
+            [*inside, sys.executable, "-c", QUERY, path, query],
+            check=True,
+            capture_output=True,
+            timeout=ASK_SECONDS,
+        )
+        rows: list[list[Any]] = json.loads(done.stdout)
+        return rows
 
 
 def gateway(
@@ -166,8 +197,9 @@ def gateway(
         "[eviction]\nkeep_alive = -1\nmin_residency_seconds = 0",
         "[usage]\nrequest_log = true",
     ]
-    for neuron in neurons:
-        lines.append(f'[[neurons]]\nname = "{neuron.name}"\nendpoint = "{neuron.url}"')
+    lines += [
+        f'[[neurons]]\nname = "{neuron.name}"\nendpoint = "{neuron.url}"' for neuron in neurons
+    ]
     config.write_text("\n".join(lines))
     entries = [f'[[models]]\nid = "{MODEL}"\nvram_mb = 10\n']
     entries += [f'[[models]]\nid = "{DEMO}"\n', '[[models]]\nid = "other"\nsource = "demo"\n']

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import trio
+
 from chaos.fleet import Gateway, Neuron
 from chaos.load import CUT, HUNG, LEFT, LIED, WHOLE, Client, Ledger
 
@@ -37,16 +38,18 @@ async def _busy(gateway: Gateway, neurons: Sequence[Neuron]) -> list[str]:
     found: list[str] = []
     fleet = await gateway.fleet()
     for node in fleet["nodes"]:
-        for model in node["models"]:
-            if model["in_flight"]:
-                found.append(f"{node['name']} holds {model['in_flight']} leases of {model['id']}")
+        found += [
+            f"{node['name']} holds {model['in_flight']} leases of {model['id']}"
+            for model in node["models"]
+            if model["in_flight"]
+        ]
     if fleet["waiting"]:
         found.append(f"{fleet['waiting']} wait")
     if under_way := await gateway.metric("cortex_in_flight"):
         found.append(f"cortex_in_flight is {under_way}")
     for neuron in neurons:
         if neuron.alive and (count := await neuron.in_flight()):
-            found.append(f"{neuron.name} works on {count}")
+            found += [f"{neuron.name} works on {count}"]
     return found
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import httpx
 import trio
-from chaos.neuron import MODEL
 
+from chaos.neuron import MODEL
 from cortex.wire.sse import FrameReader
 
 BOUND = 60.0  # seconds in which every call has ended, whatever happens
@@ -98,6 +98,8 @@ class Client:
     model: str = MODEL
     key: str | None = None
     content: str = "What is cortex?"
+    sessions: int | None = None  # so many, in turns; None: each request is one of its own
+    _asked: int = 0
 
     async def ask(self, path: str = CHAT, *, stream: bool = True, **fields: Any) -> Outcome:
         """One request, to its end."""
@@ -114,9 +116,10 @@ class Client:
         return outcome
 
     async def _ask(self, path: str, stream: bool, fields: dict[str, Any]) -> Outcome:
+        self._asked += 1
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": self.content}],
+            "messages": [{"role": "user", "content": f"{self._asked}: {self.content}"}],
             "max_tokens": 10,
             "stream": stream,
             **fields,
@@ -124,6 +127,8 @@ class Client:
         if stream and path == CHAT:
             body["stream_options"] = {"include_usage": True}
         headers = {} if self.key is None else {"authorization": f"Bearer {self.key}"}
+        if self.sessions is not None:
+            headers["x-session-id"] = str(self._asked % self.sessions)
         reached = False
         try:
             async with (

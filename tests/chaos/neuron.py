@@ -23,12 +23,13 @@ PROMPT_TOKENS = 7
 @attrs.frozen
 class Manner:
     """``gap`` seconds between two words; ``garbage`` one of `GARBAGE`, instead of an answer to
-    requests of inference; ``sick``: to polls too."""
+    requests of inference; ``sick``: to polls too. ``capacity`` requests at a time, it says."""
 
     gap: float = 0.01
     garbage: str | None = None
     sick: bool = False
     load_seconds: float = 0.0
+    capacity: int = 64
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -83,9 +84,13 @@ class ChaosNeuron(FakeNeuron):
         self.requests.clear()  # or a long run would keep them all
         if asked.path == "/chaos":
             if asked.method == "POST":
-                self.manner = Manner(**asked.json)
+                self.behave(Manner(**asked.json))
             return json_reply({"in_flight": self.in_flight, "most": self.most_in_flight})
         return await super()._reply(asked)
+
+    def behave(self, manner: Manner) -> None:
+        self.manner = manner
+        self.model_loads = [{"id": MODEL, "max_in_flight": manner.capacity, "max_queue_depth": 0}]
 
     async def _load(self, asked: Asked) -> Reply:
         self.hold(asked.json["model_id"], "loading", progress={"stage": "weights"})
@@ -110,7 +115,7 @@ class ChaosNeuron(FakeNeuron):
 async def main(port: int, host: str) -> None:
     neuron = ChaosNeuron("chaos", port=port, host=host)
     neuron.hold(MODEL)
-    neuron.model_loads = [{"id": MODEL, "max_in_flight": 64, "max_queue_depth": 64}]
+    neuron.behave(Manner())
     async with trio.open_nursery() as nursery:
         await nursery.start(neuron.run)
         print(f"listening {neuron.url}", flush=True)

@@ -56,15 +56,19 @@ class Process:
 
     async def start(self) -> None:
         """Return once it listens, for the first time or anew."""
+        self._spawn()
+
+    def _spawn(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
         environ = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **self.environ}
-        with (self.folder / f"{self.name}.log").open("wb") as words:
+        log, stderr = self.folder / f"{self.name}.log", self.stderr or Path(os.devnull)
+        with log.open("wb") as words, stderr.open("wb", buffering=0) as errors:
             self._popen = subprocess.Popen(
                 [*self.prefix, sys.executable, *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=words,
-                stderr=words if self.stderr is None else self.stderr.open("wb"),
+                stderr=words if self.stderr is None else errors,
                 env=environ,
                 cwd=self.folder,
             )

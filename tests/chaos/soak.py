@@ -20,6 +20,7 @@ from typing import Any
 
 import attrs
 import trio
+
 from chaos.fleet import DEMO, Gateway, Neuron, demo_neuron, gateway, running
 from chaos.invariants import Baseline, settled
 from chaos.load import CHAT, MESSAGES, Client, Ledger
@@ -29,6 +30,7 @@ SAMPLE_SECONDS = 5.0
 ROW_SECONDS = 60.0
 SETTLED_AFTER = 0.25  # of the run; its first part fills caches and pools
 TOLERANCE = 0.05
+SESSIONS = 100  # of each client; what a gateway remembers of all is bounded, and filled so
 TOOL = {
     "name": "get_weather",
     "description": "Get the weather",
@@ -99,7 +101,7 @@ class Soak:
             nursery.cancel_scope.cancel("the time is over")
 
     async def _ask(self, number: int) -> None:
-        client = Client(self.gateway.url, self.ledger, model=DEMO)
+        client = Client(self.gateway.url, self.ledger, model=DEMO, sessions=SESSIONS)
         while True:
             self._asked += 1
             number += 1
@@ -118,7 +120,7 @@ class Soak:
 
     async def _vanish(self) -> None:
         """Clients that leave in the middle of their answer."""
-        client = Client(self.gateway.url, self.ledger, model=DEMO)
+        client = Client(self.gateway.url, self.ledger, model=DEMO, sessions=SESSIONS)
         while True:
             with trio.move_on_after(0.1):
                 await client.ask(max_tokens=400, ignore_eos=True)
