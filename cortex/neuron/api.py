@@ -20,7 +20,7 @@ from cortex.neuron.inference import Inference
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.prompt import chat_prompt, plain_prompt
 from cortex.neuron.readiness import Readiness
-from cortex.service import metrics
+from cortex.service import metrics, stamp
 from cortex.service.http import Answer, Guard, HttpRequest, Route
 from cortex.service.reference import ReferenceRoute
 from cortex.wire import errors, json
@@ -134,7 +134,15 @@ class NeuronApi:
             torch = metadata.version("torch")
         except metadata.PackageNotFoundError:
             torch = None
-        return _told(wire.Version(__version__, python=platform.python_version(), torch=torch))
+        build = stamp.running()
+        said = wire.Version(
+            __version__,
+            commit=build.commit,
+            flavour=build.flavour,
+            python=platform.python_version(),
+            torch=torch,
+        )
+        return _told(said)
 
     async def exposition(self, request: HttpRequest) -> Answer:
         return Answer(metrics.render(self.registry), content_type=metrics.CONTENT_TYPE)

@@ -7,6 +7,8 @@ import platform
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from cortex.service import stamp
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -17,8 +19,11 @@ def render(registry: CollectorRegistry) -> bytes:
 
 def add_build_info(registry: CollectorRegistry, name: str, version: str) -> None:
     """A gauge *name*, always 1, whose labels say what runs."""
-    gauge = Gauge(name, "What runs here.", ["version", "python"], registry=registry)
-    gauge.labels(version, platform.python_version()).set(1)
+    build = stamp.running()
+    labels = ["version", "python", "commit", "flavour"]
+    gauge = Gauge(name, "What runs here.", labels, registry=registry)
+    python = platform.python_version()
+    gauge.labels(version, python, build.short() or "unknown", build.flavour).set(1)
 
 
 def add_process(registry: CollectorRegistry) -> None:

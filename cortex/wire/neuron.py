@@ -265,6 +265,7 @@ class Estimate:
 class Version:
     version: str
     commit: str | None = None
+    flavour: str | None = None
     python: str | None = None
     torch: str | None = None
 

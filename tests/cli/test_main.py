@@ -1,14 +1,17 @@
 """The command group: what it lists, what it imports, what it says of itself."""
 
+import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 
 import pytest
 
 import cortex
+from cortex.cli import version
 from cortex.cli.main import COMMANDS
-from cortex.cli.version import commit_of
+from cortex.service.stamp import Stamp
 
 
 def test_every_command_is_listed_and_explains_itself(invoke):
@@ -38,28 +41,56 @@ def test_no_command_imports_a_role_or_torch_before_it_runs(command):
     assert done.stdout.endswith("imported []\n"), done.stderr
 
 
-def test_version_names_commit_python_and_torch(invoke):
+def test_version_names_commit_flavour_python_and_torch(invoke):
     line = invoke("version").stdout
     assert line.startswith(f"cortex {cortex.__version__} (")
+    assert line.count("\n") == 1
+    assert "checkout" in line
     assert "Python 3." in line
     assert "torch" in line
-    said = json.loads(invoke("version", "--json").stdout)
-    assert said["version"] == cortex.__version__
     assert invoke("--version").stdout == f"cortex {cortex.__version__}\n"
 
 
-def test_the_commit_comes_from_the_build_or_the_checkout(tmp_path):
-    package = tmp_path / "cortex"
-    (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
+def test_version_as_json_has_what_a_bug_report_needs(invoke):
+    said = json.loads(invoke("version", "--json").stdout)
+    assert said["version"] == cortex.__version__
+    assert said["flavour"] == "checkout"
+    assert said["python"] == platform.python_version()
+    # What pyproject.toml asks for, of gateways and neurons; not the tools of the tests.
+    assert said["packages"]["trio"] == importlib.metadata.version("trio")
+    assert "safetensors" in said["packages"]
+    assert "pytest" not in said["packages"]
+
+
+def test_the_build_of_torch_is_read_from_its_files(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert version.torch_build() is None
+    package = tmp_path / "torch"
     package.mkdir()
-    assert commit_of(package) is None
-    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-    assert commit_of(package) is None
-    (tmp_path / ".git" / "packed-refs").write_text("# pack\nabc refs/heads/main\n")
-    assert commit_of(package) == "abc"
-    (tmp_path / ".git" / "refs" / "heads" / "main").write_text("def\n")
-    assert commit_of(package) == "def"
-    (tmp_path / ".git" / "HEAD").write_text("123\n")
-    assert commit_of(package) == "123"
-    (package / "commit.txt").write_text("built\n")
-    assert commit_of(package) == "built"
+    (package / "__init__.py").write_text("raise RuntimeError('it takes seconds to import')\n")
+    (package / "version.py").write_text("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n")
+    info = tmp_path / "torch-2.13.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    assert version.torch_build() == {"version": "2.13.0", "cuda": "13.0", "hip": None}
+
+
+@pytest.mark.parametrize(("changed", "dirty"), [(False, False), (True, True)])
+def test_a_checkout_with_changes_is_dirty(tmp_path, monkeypatch, changed, dirty):
+    package = tmp_path / "cortex"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    if changed:
+        (package / "new.py").write_text("")
+    monkeypatch.setattr(version.stamp, "PACKAGE", package)
+    assert version.looked_at(Stamp("checkout", "abc")).dirty is dirty
+
+
+def test_without_git_nobody_knows_whether_a_checkout_has_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert version.looked_at(Stamp("checkout", "abc")) == Stamp("checkout", "abc", None)

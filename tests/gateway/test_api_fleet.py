@@ -12,6 +12,7 @@ from cortex import __version__
 from cortex.config.catalogue import CatalogueEntry
 from cortex.gateway import composition
 from cortex.gateway.events import EventLog
+from cortex.service import stamp
 
 ENTRY = CatalogueEntry("org/model.v1", vram_mb=1000)
 
@@ -64,7 +65,9 @@ async def test_health_is_200_and_true_whatever_the_fleet_does(served):
 
 async def test_the_version_is_told(served):
     running, _ = served
-    assert (await running.client.get("/version")).json() == {"version": __version__}
+    build = stamp.running()
+    said = {"version": __version__, "commit": build.commit, "flavour": "checkout"}
+    assert (await running.client.get("/version")).json() == said
 
 
 async def test_head_is_served_where_get_is(served):

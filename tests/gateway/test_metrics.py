@@ -95,7 +95,7 @@ FAMILIES = {
     "cortex_device_temp_c": {"node", "device"},
     "cortex_queue_waiting": {"model"},
     "cortex_tls_certificate_expiry_timestamp_seconds": set(),
-    "cortex_build_info": {"version", "python"},
+    "cortex_build_info": {"version", "python", "commit", "flavour"},
 }
 
 

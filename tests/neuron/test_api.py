@@ -120,7 +120,9 @@ def test_the_original_paths_and_keys(demo: DemoNeuron) -> None:
     discovery = get("/discovery").json()
     assert {"hostname", "os", "kernel", "devices", "harnesses"} <= set(discovery)
     assert "Qwen3ForCausalLM" in discovery["architectures"]
-    assert get("/version").json()["version"] == discovery["version"]
+    said = get("/version").json()
+    assert said["version"] == discovery["version"]
+    assert said["flavour"] == "checkout"
     (model,) = (each for each in get("/models").json() if each["id"] == DEMO)
     assert (model["id"], model["status"], model["devices"]) == (DEMO, "loaded", [0])
     assert model["vram_used_mb"] > 0

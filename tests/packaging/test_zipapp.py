@@ -3,86 +3,35 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import trio
+from fakes import zipapp
 from fakes.role_process import RoleProcess, get_json, write_gateway_config
+from fakes.zipapp import command, environment, finished
 
 import cortex
 
 ROOT = Path(__file__).resolve().parents[2]
-INPUTS = ("cortex", "packaging", "pyproject.toml", "shiv.spec", "README.md", "LICENSE")
 DAY_SECONDS = 24 * 3600
 
 pytestmark = pytest.mark.slow
 
 
-def build_slim(folder: Path, umask: int) -> Path:
-    """Copy what a build reads to *folder*, build there, and return the archive."""
-    ignored = shutil.ignore_patterns("__pycache__", "demo_model")
-    for name in INPUTS:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder / name)
-    done = subprocess.run(
-        [sys.executable, str(folder / "packaging" / "build"), "slim"],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        umask=umask,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "cortex.pyz"
-
-
-@pytest.fixture(scope="module")
-def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_slim(tmp_path_factory.mktemp("slim"), umask=0o022)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the tests of this module unpack, so that it is done once."""
-    return tmp_path_factory.mktemp("shiv")
-
-
-def command(archive: Path, *arguments: str) -> list[str]:
-    # -I -S: no package of the tests' environment may be taken for one of the archive's.
-    return [sys.executable, "-I", "-S", str(archive), *arguments]
-
-
-def environment(cache: Path) -> dict[str, str]:
-    own = {"SHIV_ROOT": str(cache), "STATE_DIRECTORY": f"{cache}-state"}
-    return {**os.environ, **own, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-
-
-def finished(archive: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(archive, *arguments),
-        env=environment(cache),
-        cwd=cache,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_the_same_inputs_give_the_same_bytes(slim: Path, tmp_path: Path) -> None:
     # Elsewhere, later, and under another umask.
-    again = build_slim(tmp_path / "elsewhere", umask=0o077)
+    again = zipapp.build_slim(tmp_path / "elsewhere", umask=0o077)
     assert again.read_bytes() == slim.read_bytes()
 
 
@@ -108,6 +57,64 @@ def test_it_tells_its_version(slim: Path, cache: Path) -> None:
     done = finished(slim, cache, "version")
     assert done.returncode == 0, done.stderr
     assert cortex.__version__ in done.stdout
+    assert f"commit {zipapp.COMMIT[:12]}, slim" in done.stdout
+
+
+def test_it_tells_which_build_it_is(slim: Path, cache: Path) -> None:
+    done = finished(slim, cache, "version", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["commit"], said["dirty"], said["flavour"]) == (zipapp.COMMIT, False, "slim")
+    assert said["torch"] is None
+    assert said["packages"]["trio"] == trio.__version__
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--interpreter", "python3"),
+        ("--interpreter", "/usr/bin/python3 -s -P"),
+        ("--interpreter", "/usr/bin/python3\nimport os"),
+        ("--interpreter", "/" + "a" * 126),
+        ("--commit", "main"),
+        ("--commit", "0123456-changed"),
+    ],
+)
+def test_a_line_or_a_commit_that_makes_no_sense_is_refused(option: str, text: str) -> None:
+    done = zipapp.build(ROOT, option, text)
+    assert done.returncode == 2
+    assert option in done.stderr.splitlines()[-1]
+
+
+def test_the_first_line_is_what_was_asked_for(slim: Path, tmp_path: Path) -> None:
+    build = load("packaging_build", ROOT / "packaging" / "build")
+    spec = {"name": "cortex.pyz", "compression": 1}
+    plain, target = tmp_path / "plain.pyz", tmp_path / "other.pyz"
+    shutil.copy(slim, plain)
+    build.rewrite(plain, target, tmp_path, spec, "/usr/bin/python3.11 -s")
+    assert target.read_bytes().startswith(b"#!/usr/bin/python3.11 -s\n")
+    assert zipfile.ZipFile(target).namelist() == zipfile.ZipFile(slim).namelist()
+
+
+@pytest.mark.parametrize("place", ["top", "below"])
+def test_the_commit_is_that_of_the_tree_itself(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = load("packaging_build", ROOT / "packaging" / "build")
+    tree = tmp_path / "tree"
+    (tree / "cortex").mkdir(parents=True)
+    (tree / "cortex" / "__init__.py").write_text("")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=tree, check=True)
+    head = (tree / ".git" / "refs" / "heads").glob("*").__next__().read_text().strip()
+    monkeypatch.setattr(build, "ROOT", tree if place == "top" else tree / "cortex")
+    assert build.commit_of_tree() == (head if place == "top" else None)
+    if place == "top":
+        (tree / "notes.txt").write_text("decides no byte")
+        assert build.commit_of_tree() == head
+        (tree / "cortex" / "new.py").write_text("")
+        assert build.commit_of_tree() == f"{head}-dirty"
 
 
 def test_the_gateway_serves_and_ends_on_sigterm(slim: Path, cache: Path, tmp_path: Path) -> None:
@@ -147,6 +154,16 @@ def test_what_runs_before_the_check_can_be_read_by_an_old_python() -> None:
     assert not re.search(r"\bf[\"']|->|:=|\bmatch\b .*:$", source, re.MULTILINE)
 
 
+def load(name: str, path: Path) -> ModuleType:
+    """Import the script *path*, which need not be called .py."""
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    specification = importlib.util.spec_from_loader(name, loader)
+    assert specification is not None
+    module = importlib.util.module_from_spec(specification)
+    loader.exec_module(module)
+    return module
+
+
 def unpacked(cache: Path, name: str, *, last_start: float | None) -> Path:
     """Make what an earlier build left behind; *last_start* is None where none of ours did."""
     folder = cache / name
@@ -179,13 +196,7 @@ def test_unused_unpackings_of_earlier_builds_are_removed(slim: Path, cache: Path
 def test_a_full_disk_is_told_before_unpacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specification = importlib.util.spec_from_file_location(
-        "zipapp_main", ROOT / "packaging" / "zipapp_main.py"
-    )
-    assert specification is not None
-    assert specification.loader is not None
-    main = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(main)
+    main = load("zipapp_main", ROOT / "packaging" / "zipapp_main.py")
     monkeypatch.setattr(main, "BUILD", {"unpacked_mb": 1 << 40})
     assert "set SHIV_ROOT" in main.announce_unpacking(str(tmp_path), "cortex.pyz_0")
     (tmp_path / "cortex.pyz_0").mkdir()

@@ -19,7 +19,7 @@ from cortex.gateway.pins import Pins
 from cortex.gateway.readiness import Readiness
 from cortex.gateway.reload import Reloader
 from cortex.gateway.router import Router
-from cortex.service import logs
+from cortex.service import logs, stamp
 from cortex.service.http import Answer, HttpRequest, Route, StreamAnswer
 from cortex.service.stream import Pace
 from cortex.wire import json, limits
@@ -86,7 +86,9 @@ class FleetApi:
         return Answer(json.dumps(body), 200 if body["ready"] else 503)
 
     async def version(self, request: HttpRequest) -> Answer:
-        return Answer(json.dumps({"version": __version__}))
+        build = stamp.running()
+        said = {"version": __version__, "commit": build.commit, "flavour": build.flavour}
+        return Answer(json.dumps(said))
 
     async def models(self, request: HttpRequest) -> Answer:
         return list_models(self.names, self.fleet, request)
