@@ -15,6 +15,7 @@ import attrs
 import click
 
 from cortex.cli.exits import Misconfigured
+from cortex.cli.log_options import Levels, configure, log_format_option, log_level_option
 from cortex.cli.runner import run_role, spare_collector
 from cortex.config.errors import ConfigError, Invalid
 from cortex.config.gateway import GatewayConfig
@@ -31,7 +32,6 @@ log = logs.get("cli")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-LEVELS = ("debug", "info", "warning", "error")
 NO_TORCH = (
     "a neuron needs torch, which is not installed: pip install torch==2.13.0, "
     "or use the cpu or cuda flavour of cortex.pyz"
@@ -51,24 +51,18 @@ def config_option(variable: str) -> Callable[[F], F]:
     )
 
 
-def log_level_option(variable: str, default: str = "info") -> Callable[[F], F]:
-    return click.option(
-        "--log-level",
-        type=click.Choice(LEVELS),
-        default=default,
-        envvar=variable,
-        show_default=True,
-        help=f"Least level that is logged.  [env: {variable}]",
-    )
-
-
 @click.command()
 @config_option("CORTEX_CONFIG")
 @click.option("--listen", metavar="HOST:PORT", help="Address of the API.")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Address of /metrics.")
 @log_level_option("CORTEX_LOG_LEVEL")
+@log_format_option("CORTEX_LOG_FORMAT")
 def gateway(
-    config: Path | None, listen: str | None, metrics_listen: str | None, log_level: str
+    config: Path | None,
+    listen: str | None,
+    metrics_listen: str | None,
+    log_level: Levels,
+    log_format: str,
 ) -> None:
     """Serve the API over a fleet of neurons.
 
@@ -78,7 +72,7 @@ def gateway(
     from cortex.config.loader import state_directory
 
     loaded, catalogue = configured(lambda: _read_gateway(config, listen, metrics_listen))
-    logs.configure(log_level)
+    configure(log_level, log_format)
     for warning in (*loaded.warnings, *catalogue.warnings):
         log.warning(warning)
     state = state_directory(os.environ)
@@ -136,12 +130,14 @@ def _read_gateway(
     "Repeatable; stands in for the configured default_models.",
 )
 @log_level_option("NEURON_LOG_LEVEL")
+@log_format_option("NEURON_LOG_FORMAT")
 def neuron(
     config: Path | None,
     listen: str | None,
     port: int | None,
     models: tuple[str, ...],
-    log_level: str,
+    log_level: Levels,
+    log_format: str,
 ) -> None:
     """Serve this machine's models."""
     from cortex.config.loader import load_neuron
@@ -155,7 +151,7 @@ def neuron(
         )
     )
     require_torch()
-    logs.configure(log_level)
+    configure(log_level, log_format)
     for warning in loaded.warnings:
         log.warning(warning)
     if not is_loopback(loaded.listen) and loaded.token is None:

@@ -212,14 +212,20 @@ def _report(name: str, found: list[BaseException], life: _Life) -> int:
     for leaf in found:
         if isinstance(leaf, OSError) and leaf.errno in _BIND_ERRORS and not life.listening:
             refused += 1
-            click.echo(f"cortex {name}: cannot listen: {leaf.strerror}", err=True)
+            _say(f"cortex {name}: cannot listen: {leaf.strerror}")
         elif isinstance(leaf, ConfigError) and not life.listening:
             refused += 1
-            click.echo(f"cortex {name}: {leaf}", err=True)
+            _say(f"cortex {name}: {leaf}")
         else:
-            click.echo(f"cortex {name}: {describe(leaf)}", err=True)
+            _say(f"cortex {name}: {describe(leaf)}")
             logging.getLogger("cortex.cli").debug("traceback", exc_info=leaf)
     return USAGE if refused else FAILURE
+
+
+def _say(line: str) -> None:
+    """Tell *line* on stderr. Where nobody is there any more the exit code has to do."""
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 def describe(exc: BaseException) -> str:

@@ -14,8 +14,9 @@ import click
 import trio
 
 from cortex.cli.exits import Misconfigured
+from cortex.cli.log_options import Levels, log_level_option
 from cortex.cli.readiness import Endpoints, NotReady, until_ready
-from cortex.cli.roles import configured, log_level_option, require_torch
+from cortex.cli.roles import configured, require_torch
 from cortex.cli.runner import own_command
 from cortex.cli.supervisor import Child, Start, supervise
 from cortex.config.loader import load_gateway, load_neuron
@@ -93,7 +94,7 @@ def up(
     port: int,
     neuron_port: int,
     metrics_port: int,
-    log_level: str,
+    log_level: Levels,
 ) -> None:
     """Start a neuron and a gateway here and serve a model.
 
@@ -113,7 +114,7 @@ def up(
     if len({addresses.port, addresses.neuron_port, addresses.metrics_port}) < 3:
         raise Misconfigured("--port, --neuron-port and --metrics-port must differ")
     token = own_token(os.environ)
-    gateway, neuron = children(addresses, models, token, log_level)
+    gateway, neuron = children(addresses, models, token, log_level.text)
     settings = configured(lambda: load_gateway(None, gateway.environ)).gateway
     addresses = attrs.evolve(addresses, secure=settings.tls_certificate is not None)
     endpoints = Endpoints(addresses.gateway, addresses.neuron, token)

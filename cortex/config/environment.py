@@ -25,11 +25,13 @@ COMMAND_VARIABLES = frozenset(
         "CORTEX_COMMAND",
         "CORTEX_CONFIG",
         "CORTEX_ENDPOINT",
+        "CORTEX_LOG_FORMAT",
         "CORTEX_LOG_LEVEL",
         "CORTEX_NATIVE",
         "CORTEX_PARENT_FD",
         "CORTEX_API_KEY",
         "NEURON_CONFIG",
+        "NEURON_LOG_FORMAT",
         "NEURON_LOG_LEVEL",
     }
 )

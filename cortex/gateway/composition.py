@@ -89,6 +89,7 @@ async def open_resources(
     registry = CollectorRegistry()
     metrics.add_build_info(registry, "cortex_build_info", __version__)
     metrics.add_process(registry)
+    metrics.add_log_count(registry, "cortex_log_lines_dropped")
     fleet = Fleet(config.neurons)
     recorder = GatewayMetrics(registry)
     recorder.observe_fleet(fleet.nodes)

@@ -176,6 +176,7 @@ def _api(
     metrics.add_build_info(registry, "neuron_build_info", __version__)
     metrics.add_process(registry)
     registry.register(disk)
+    metrics.add_log_count(registry, "neuron_log_lines_dropped")
     on_cuda = any(device.kind == "cuda" for device in inventory.devices)
     batch = config.max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
     admission = Admission(batch, config.max_queue_depth)

@@ -1,28 +1,25 @@
 """Structured logs: one event a line, on stderr.
 
-A line is ``time level area event key=value ...``; the id of the request that is being served comes
-from a context variable, which trio hands on to the tasks a request starts. Values are made
-printable, so that no client can forge a line or a terminal sequence.
+A line tells time, level, area, event and fields; the id of the request that is being served comes
+from a context variable, which trio hands on to the tasks a request starts. Writing one never raises
+and never blocks for long (`log_sink`).
 """
 
 from __future__ import annotations
 
-import contextvars
 import logging
-import re
+import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
-import orjson
+from cortex.service.log_format import FIELDS, ROOT, formatter_of, request_id
+from cortex.service.log_sink import LineHandler, Sink
 
-request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+__all__ = ["Log", "cause_chain", "configure", "dropped", "get", "request_id"]
 
-_ROOT = "cortex"
-_FIELDS = "cortex_fields"
-MAX_VALUE = 500  # characters of one value
-_NUMBERS = frozenset({int, float, bool, type(None)})
-_PLAIN = re.compile(r"[!#-~]+")  # ASCII that needs no quotes
+_SINKS: list[Sink] = []  # of this process, for the count of what they dropped
 
 
 class Log:
@@ -48,7 +45,7 @@ class Log:
             fields["cause"] = cause_chain(exc)
         self._write(logging.ERROR, event, fields)
         if exc is not None and self._logger.isEnabledFor(logging.DEBUG):
-            self._logger.debug("traceback", exc_info=exc, extra={_FIELDS: {}})
+            self._logger.debug("traceback", exc_info=exc, extra={FIELDS: {}})
 
     def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
         logger = self._logger
@@ -72,14 +69,14 @@ def _record(name: str, level: int, event: str, fields: dict[str, Any]) -> loggin
         levelname=logging.getLevelName(level),
         created=now,
         msecs=now % 1 * 1000,
-        **{_FIELDS: fields},
+        **{FIELDS: fields},
     )
     return record
 
 
 def get(area: str) -> Log:
     """The log of *area*."""
-    return Log(logging.getLogger(f"{_ROOT}.{area}"))
+    return Log(logging.getLogger(f"{ROOT}.{area}"))
 
 
 def cause_chain(exc: BaseException) -> str:
@@ -99,77 +96,64 @@ def cause_chain(exc: BaseException) -> str:
     return " <- ".join(parts)
 
 
-def _printable(value: Any) -> str:
-    if type(value) in _NUMBERS:
-        return str(value)
-    text = str(value)
-    if len(text) > MAX_VALUE:
-        text = text[: MAX_VALUE - 1] + "…"
-    if _PLAIN.fullmatch(text) or (
-        text.isprintable() and " " not in text and '"' not in text and text
-    ):
-        return text
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return '"' + escaped.replace('"', '\\"') + '"'
+def journal_takes(descriptor: int, environ: Mapping[str, str]) -> bool:
+    """Whether what is written to *descriptor* goes to systemd's journal: it says so by the device
+    and inode in ``JOURNAL_STREAM``."""
+    device, colon, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    if not (colon and device.isdigit() and inode.isdigit()):
+        return False
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == (int(device), int(inode))
 
 
-class _LineFormatter(logging.Formatter):
-    """Remembers what a second looks like: a busy gateway writes hundreds of lines in one."""
+def configure(
+    level: str = "info",
+    form: str = "text",
+    stream: TextIO | None = None,
+    *,
+    areas: Mapping[str, str] = {},
+    environ: Mapping[str, str] = {},
+) -> None:
+    """Send events from *level* on, or from what *areas* says of an area and those below it, to
+    *stream*, which is stderr by default.
 
-    _second = -1
-    _shown = ""
-
-    def format(self, record: logging.LogRecord) -> str:
-        second = int(record.created)
-        if second != self._second:
-            self._second = second
-            self._shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        area = record.name.removeprefix(f"{_ROOT}.")
-        fields = getattr(record, _FIELDS, None) or {}
-        message = " ".join(record.getMessage().split())
-        level = record.levelname.lower()
-        parts = [f"{self._shown}.{int(record.msecs):03d}Z {level} {area} {message}"]
-        parts += [f"{key}={_printable(value)}" for key, value in fields.items()]
-        current = request_id.get()
-        if current is not None and "request" not in fields:
-            parts.append(f"request={_printable(current)}")
-        line = " ".join(parts)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        fields = dict(getattr(record, _FIELDS, None) or {})
-        current = request_id.get()
-        if current is not None:
-            fields.setdefault("request", current)
-        entry = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "area": record.name.removeprefix(f"{_ROOT}."),
-            "event": record.getMessage(),
-            **{key: value if _plain(value) else str(value) for key, value in fields.items()},
-        }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(entry).decode()
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float)
-
-
-def configure(level: str = "info", json: bool = False, stream: TextIO | None = None) -> None:
-    """Send every area's events from *level* on to *stream*, which is stderr by default."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_JsonFormatter() if json else _LineFormatter())
-    root = logging.getLogger(_ROOT)
+    *form* is ``text``, ``json``, or ``auto``: JSON where the journal of *environ* reads it. There
+    each line begins with its priority, which the journal takes off.
+    """
+    handler = _handler(sys.stderr if stream is None else stream, form, environ)
+    root = logging.getLogger(ROOT)
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(level.upper())
+    for area, its_level in areas.items():
+        logging.getLogger(f"{ROOT}.{area}").setLevel(its_level.upper())
     server = logging.getLogger("hypercorn.error")
     server.handlers[:] = [handler]
     server.propagate = False
     server.setLevel(logging.WARNING)
+
+
+def _handler(stream: TextIO | None, form: str, environ: Mapping[str, str]) -> logging.Handler:
+    descriptor: int | None
+    try:
+        descriptor = None if stream is None else stream.fileno()
+    except (OSError, ValueError):  # in memory, or closed
+        plain = logging.StreamHandler(stream)
+        plain.setFormatter(formatter_of(form))
+        return plain
+    journal = descriptor is not None and journal_takes(descriptor, environ)
+    if form == "auto":
+        form = "json" if journal else "text"
+    sink = Sink(descriptor)
+    _SINKS[:] = [sink]
+    handler = LineHandler(sink, priorities=journal)
+    handler.setFormatter(formatter_of(form))
+    return handler
+
+
+def dropped() -> int:
+    """How many lines this process could not write so far."""
+    return sum(sink.dropped for sink in _SINKS)

@@ -6,7 +6,7 @@ import pytest
 from fakes.accounts import add_key
 from fakes.tls import pem
 
-from cortex.cli.roles import LEVELS, _address, _warn_of_strangers
+from cortex.cli.roles import _address, _warn_of_strangers
 from cortex.config.accounts import AuthSettings
 from cortex.config.errors import Invalid
 from cortex.config.gateway import GatewayConfig, GatewaySettings
@@ -136,5 +136,7 @@ def test_flags_change_the_parts_of_an_address_that_they_name():
 
 def test_the_log_levels_are_those_of_logging():
     import logging
+
+    from cortex.cli.log_options import LEVELS
 
     assert [logging.getLevelNamesMapping()[level.upper()] for level in LEVELS] == [10, 20, 30, 40]

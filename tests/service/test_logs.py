@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 
 import pytest
 
 from cortex.service import logs
+from cortex.service.log_format import MAX_VALUE
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_a_cause_chain_names_every_cause(lines):
 
 def test_json_lines_are_json(lines):
     stream = io.StringIO()
-    logs.configure("debug", json=True, stream=stream)
+    logs.configure("debug", "json", stream)
     logs.get("x").debug("event", n=1, path="/a")
     entry = json.loads(stream.getvalue())
     assert (entry["event"], entry["n"], entry["path"], entry["level"]) == (
@@ -113,3 +115,51 @@ def test_json_lines_are_json(lines):
         "/a",
         "debug",
     )
+
+
+def test_an_area_has_a_level_of_its_own_and_so_have_those_below():
+    stream = io.StringIO()
+    logs.configure("warning", "text", stream, areas={"gateway": "debug", "gateway.relay": "error"})
+    try:
+        logs.get("gateway.router").debug("shown")
+        logs.get("gateway.relay").warning("hidden")
+        logs.get("neuron").info("hidden")
+        logs.get("neuron").warning("shown")
+    finally:
+        for area in ("gateway", "gateway.relay"):
+            logging.getLogger(f"cortex.{area}").setLevel(logging.NOTSET)
+    assert [line.split()[-1] for line in stream.getvalue().splitlines()] == ["shown", "shown"]
+
+
+def test_json_values_cannot_forge_the_fields_of_a_line(lines):
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    logs.get("x").info("e", level="error", big=1 << 70, long="y" * 10_000, half="\udc80")
+    entry = json.loads(stream.getvalue())
+    assert (entry["level"], entry["area"], entry["event"]) == ("info", "x", "e")
+    assert entry["big"] == str(1 << 70)
+    assert len(entry["long"]) == MAX_VALUE
+    assert entry["half"] == "\\udc80"
+
+
+@pytest.mark.parametrize(("form", "is_json"), [("auto", True), ("text", False), ("json", True)])
+def test_the_journal_is_known_by_its_stream(lines, tmp_path, form, is_json):
+    with (tmp_path / "journal").open("w") as journal:
+        status = os.fstat(journal.fileno())
+        environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        logs.configure("info", form, journal, environ=environ)
+        logs.get("x").warning("e", n=1)
+    line = (tmp_path / "journal").read_text()
+    assert line.startswith("<4>")
+    if is_json:
+        assert json.loads(line[3:])["n"] == 1
+    else:
+        assert line.endswith("warning x e n=1\n")
+
+
+@pytest.mark.parametrize("stream", ["", "1:2", "x:y", "12"])
+def test_what_is_not_the_journal_gets_text(lines, tmp_path, stream):
+    with (tmp_path / "other").open("w") as other:
+        logs.configure("info", "auto", other, environ={"JOURNAL_STREAM": stream})
+        logs.get("x").warning("e", n=1)
+    assert (tmp_path / "other").read_text().endswith("Z warning x e n=1\n")
