@@ -28,6 +28,12 @@ class Refusal:
 
 sys.meta_path.insert(0, Refusal())
 """
+LOOK = """
+from cortex.cli.doctor import roles
+from cortex.neuron import host_look
+
+host_look.tell()
+"""
 RUN_MAIN = """
 from cortex.cli.main import main
 sys.argv = ["cortex", *sys.argv[1:]]
@@ -76,3 +82,11 @@ def test_the_gateway_serves_without_what_a_neuron_needs(tmp_path: Path) -> None:
         url = gateway.url_when_listening(seconds=30)
         assert get_json(f"{url}/health")["status"]
         assert gateway.terminate(seconds=20) == 0
+
+
+def test_doctor_looks_at_a_neurons_host_without_any_of_it() -> None:
+    done = subprocess.run(python(LOOK), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    nvml, torch = done.stdout.splitlines()
+    assert '"expected": true' in nvml
+    assert torch == '{"torch": null}'

@@ -63,14 +63,15 @@ def check(files: tuple[Path, ...], kind: str | None, as_json: bool) -> None:
 def _report(path: Path, kind: str | None) -> Plan:
     report: Plan = {"file": str(path), "kind": kind, "ok": False}
     try:
-        report["kind"] = kind = kind or _kind_of(path)
+        report["kind"] = kind = kind or kind_of(path)
         plan, warnings = _plan(path, kind)
     except ConfigError as error:
         return report | {"error": str(error)}
     return report | {"ok": True, "warnings": list(warnings), "plan": plan}
 
 
-def _kind_of(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """Which of `KINDS` the file is, by its keys, else by its name. `ConfigError`."""
     keys = read_toml(path).keys()
     matches = [kind for kind, marks in _MARKS.items() if keys & marks]
     if len(matches) != 1:

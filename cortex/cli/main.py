@@ -27,6 +27,7 @@ COMMANDS = {
     "chat": "cortex.cli.chat:chat",
     "bench": "cortex.cli.bench.command:bench",
     "check": "cortex.cli.check:check",
+    "doctor": "cortex.cli.doctor.command:doctor",
     "version": "cortex.cli.version:version",
 }
 

@@ -24,7 +24,8 @@ _LOST = (
 )
 
 
-def _pynvml() -> Any:
+def load_nvml() -> Any:
+    """NVIDIA's own bindings. Raises `ProbeFailed`."""
     try:
         import pynvml
     except ImportError as exc:
@@ -37,7 +38,7 @@ class NvmlProbe:
     """A `DeviceProbe`; *load* gives the NVML bindings, *build* what torch can do with CUDA."""
 
     _environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
-    _load: Callable[[], Any] = _pynvml
+    _load: Callable[[], Any] = load_nvml
     _build: Callable[[], TorchBuild] = torch_build
     _nvml: Any = attrs.field(default=None, init=False)
     _uuids: tuple[str, ...] = attrs.field(default=(), init=False)

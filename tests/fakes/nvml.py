@@ -28,6 +28,7 @@ class FakeGpu:
     capability: tuple[int, int] = (9, 0)
     utilization: int = 7
     temperature: int = 41
+    users: dict[int, int | None] = attrs.field(factory=dict)  # pid to bytes, None: not told
     error: int | None = None  # what its memory and handle answer with
 
 
@@ -87,6 +88,10 @@ class FakeNvml:
         if gpu.error is not None:
             raise NVMLError(gpu.error)
         return SimpleNamespace(total=gpu.total, used=gpu.used, free=gpu.total - gpu.used)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: FakeGpu) -> list[Any]:
+        self._supported("nvmlDeviceGetComputeRunningProcesses")
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in gpu.users.items()]
 
     def nvmlDeviceGetCudaComputeCapability(self, gpu: FakeGpu) -> tuple[int, int]:
         self._supported("nvmlDeviceGetCudaComputeCapability")

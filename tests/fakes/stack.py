@@ -100,8 +100,10 @@ async def stack(
     endpoints: Sequence[str] = (),
     neuron: dict[str, Any] | None = None,
     gateway: dict[str, Any] | None = None,
+    token: str | None = None,
 ) -> AsyncIterator[Stack]:
-    """*endpoints* are neurons that run elsewhere, beside those that are started here."""
+    """*endpoints* are neurons that run elsewhere, beside those that are started here. *token* is
+    what the gateway says to each."""
     async with trio.open_nursery() as nursery:
         stop_neurons, stop_gateway, ended = trio.Event(), trio.Event(), trio.Event()
         urls: list[str] = []
@@ -119,8 +121,10 @@ async def stack(
             run = partial(neuron_app.run, config, stop=stop_neurons.wait)
             urls.append(await nursery.start(run))
         for url in urls:
-            await _activated(url)
-        nodes = [NeuronNode(f"node-{n}", url) for n, url in enumerate([*urls, *endpoints])]
+            await _activated(url, token)
+        nodes = [
+            NeuronNode(f"node-{n}", url, token=token) for n, url in enumerate([*urls, *endpoints])
+        ]
         config = GatewayConfig(
             gateway=GatewaySettings(
                 **{
@@ -152,9 +156,10 @@ async def stack(
         stop_neurons.set()
 
 
-async def _activated(url: str) -> None:
+async def _activated(url: str, token: str | None) -> None:
     """Return when a neuron has loaded what it loads at start."""
-    async with httpx.AsyncClient(base_url=url) as client:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers) as client:
         with trio.fail_after(60):
             while True:
                 activation = (await client.get("/health")).json()["activation"]
