@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Run cortex from a checkout: `python3 cortex.py up`, `python3 cortex.py test`.
 
-On first use this makes `.venv` beside itself and installs what the command needs, at the versions
-pinned in packaging/constraints.txt; then it replaces itself with the environment's Python running
-the same command, so that a checkout and the zipapp are used alike. It installs again when the pins
+On first use this makes `.venv` beside itself and installs what the command needs: the wheels whose
+hashes are in packaging/locks, and torch, of which packaging/constraints.txt has only the version,
+since pip's index decides the build. Then it replaces itself with the environment's Python running
+the same command, so that a checkout and the zipapp are used alike. It installs again when the locks
 or the dependencies in pyproject.toml change.
 
 Nothing but the standard library is used here, and the syntax is that of Python 3.6, because the
@@ -38,6 +39,7 @@ if sys.version_info < (3, 11):
 
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = ROOT / "packaging" / "constraints.txt"
+LOCKS = ROOT / "packaging" / "locks"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 MARKER = VENV / "cortex.json"
@@ -50,6 +52,9 @@ EXPECTED = {
     "neuron": "some minutes, since torch is a large download",
     "test": "some minutes, since torch and the test tools are large downloads",
 }
+# The files of LOCKS that a feature adds. What is in none of them is in UNLOCKED.
+LOCK_FILES = {"base": ("base.txt",), "neuron": ("neuron.txt", "torch.txt"), "test": ("test.txt",)}
+UNLOCKED = frozenset({"torch", "triton"})
 # Settings that would send pip's work elsewhere than into the environment that it belongs to, or
 # let it take packages from elsewhere for installed ones.
 MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_CONSTRAINT", "PYTHONPATH", "PYTHONHOME")
@@ -85,9 +90,17 @@ def requirements(feature: str) -> list[str]:
     return [*project["optional-dependencies"][feature], *(["torch"] if feature == "neuron" else [])]
 
 
+def name_of(requirement: str) -> str:
+    """Return the package that *requirement* is about, as indexes spell it."""
+    name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def fingerprint(feature: str) -> str:
     """Return a digest of everything that decides what installing *feature* gives."""
     digest = hashlib.sha256(CONSTRAINTS.read_bytes())
+    for name in LOCK_FILES[feature]:
+        digest.update((LOCKS / name).read_bytes())
     digest.update("\n".join(requirements(feature)).encode())
     return digest.hexdigest()
 
@@ -198,18 +211,37 @@ def run_logged(command: Sequence[str], lock: int) -> tuple[int, str]:
 
 
 def install(features: Sequence[str], lock: int) -> None:
-    """Install *features* with pip; raise `SetUpError` with pip's first complaint."""
+    """Install *features*; raise `SetUpError` with pip's first complaint."""
     wanted = [requirement for feature in features for requirement in requirements(feature)]
-    command = [str(PYTHON), "-m", "pip", "install", "--constraint", str(CONSTRAINTS)]
+    locks = [LOCKS / name for feature in features for name in LOCK_FILES[feature]]
+    locked_lines = "".join(path.read_text(encoding="utf-8") for path in locks)
+    known = {name_of(name) for name in re.findall(r"^(\S+)==", locked_lines, re.MULTILINE)}
+    missing = sorted({name_of(requirement) for requirement in wanted} - known - UNLOCKED)
+    if missing:
+        raise SetUpError(f"packaging/locks lacks {', '.join(missing)}: run packaging/lock")
+    pip(["--require-hashes", *(f"--requirement={path}" for path in locks)], lock)
+    unlocked = [requirement for requirement in wanted if name_of(requirement) in UNLOCKED]
+    if unlocked:
+        pip(["--constraint", str(CONSTRAINTS), *unlocked], lock)
+
+
+def pip(arguments: Sequence[str], lock: int) -> None:
+    """Install wheels; raise `SetUpError` with the cause in one line."""
+    command = [str(PYTHON), "-m", "pip", "install", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     # Compiling all of torch takes longer than the few files that a start imports.
-    command += ["--no-compile", "--retries", "2", *wanted]
-    status, output = run_logged(command, lock)
+    status, output = run_logged([*command, "--no-compile", "--retries", "2", *arguments], lock)
     if status == 0:
         return
     errors = [line[len("ERROR:") :].strip() for line in output.splitlines() if "ERROR:" in line]
     reason = errors[0] if errors else f"pip ended with status {status}"
-    if "connection broken" in output or "No matching distribution" in output:
+    mismatch = re.search(r"^ +(\S+==\S+) .*\n\s*Expected sha256", output, re.MULTILINE)
+    if mismatch:
+        reason = (
+            f"{mismatch[1]} as pip's index gives it is not the one that packaging/locks has the "
+            "hash of; an index that builds its own wheels needs locks of its own (packaging/lock)"
+        )
+    elif "connection broken" in output or "No matching distribution" in output:
         # Named first, since pip then complains of conflicts between versions that it never saw.
         reason = (
             f"pip's package index is out of reach or lacks a package, check the network ({reason})"

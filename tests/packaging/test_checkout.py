@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -56,27 +59,37 @@ class Checkout:
         self.folder, self.wheels = folder / "checkout", folder / "wheels"
         self.wheels.mkdir(parents=True)
         (self.folder / "cortex").mkdir(parents=True)
-        (self.folder / "packaging").mkdir()
+        self.locks = self.folder / "packaging" / "locks"
+        self.locks.mkdir(parents=True)
         shutil.copy(ROOT / "cortex.py", self.folder)
         (self.folder / "cortex" / "__init__.py").write_text("")
         (self.folder / "cortex" / "__main__.py").write_text(MAIN)
         (self.folder / "pyproject.toml").write_text(PYPROJECT)
         for name in ("alpha", "beta", "torch", "pytest"):
             write_wheel(self.wheels, name, "1.0", "import sys; print(sys.argv[1:])")
-        self.pin("alpha==1.0\nbeta==1.0\ntorch==1.0\n")
+        (self.folder / "packaging" / "constraints.txt").write_text("torch==1.0\n")
+        self.lock(base=["alpha"], neuron=["beta"], torch=[], test=["pytest"])
 
     @property
     def marker(self) -> Path:
         return self.folder / ".venv" / "cortex.json"
 
-    def pin(self, text: str) -> None:
-        (self.folder / "packaging" / "constraints.txt").write_text(text)
+    def lock(self, version: str = "1.0", **names: list[str]) -> None:
+        """Write locks of packages called *names*, with the hashes of their wheels of *version*."""
+        for lock, packages in names.items():
+            lines = [self.locked(name, version) for name in packages]
+            (self.locks / f"{lock}.txt").write_text("".join(lines))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def locked(self, name: str, version: str) -> str:
+        wheel = self.wheels / f"{name}-{version}-py3-none-any.whl"
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        return f"{name}=={version} --hash=sha256:{digest}\n"
+
+    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
         return subprocess.Popen(
             [sys.executable, str(self.folder / "cortex.py"), *arguments],
-            env={**environment, "PIP_CONFIG_FILE": os.devnull},
+            env={**environment, "PIP_CONFIG_FILE": os.devnull, **settings},
             cwd=self.folder.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -84,9 +97,9 @@ class Checkout:
             text=True,
         )
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
+    def run(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
         """Return the exit status, stdout and stderr of `cortex.py` with *arguments*."""
-        with self.start(*arguments) as process:
+        with self.start(*arguments, **settings) as process:
             out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
@@ -113,6 +126,7 @@ def checkout(base: Path, tmp_path: Path) -> Checkout:
     """A copy of the checkout whose base is installed; moved, so, which it must survive."""
     copy = Checkout.__new__(Checkout)
     copy.folder, copy.wheels = tmp_path / "checkout", tmp_path / "wheels"
+    copy.locks = copy.folder / "packaging" / "locks"
     for name in ("checkout", "wheels"):
         shutil.copytree(base / name, tmp_path / name, symlinks=True)
     return copy
@@ -169,9 +183,9 @@ def test_test_runs_pytest_in_the_checkout(checkout: Checkout) -> None:
 
 
 @pytest.mark.slow
-def test_changed_pins_are_installed(checkout: Checkout) -> None:
+def test_changed_locks_are_installed(checkout: Checkout) -> None:
     write_wheel(checkout.wheels, "alpha", "1.1")
-    checkout.pin("alpha==1.1\n")
+    checkout.lock("1.1", base=["alpha"])
     found = checkout.told("version")["found"]
     assert isinstance(found, dict)
     assert found["alpha"] == "1.1"
@@ -221,16 +235,91 @@ def test_a_failed_installation_is_one_line_and_the_next_start_tries_again(
 ) -> None:
     pyproject = checkout.folder / "pyproject.toml"
     pyproject.write_text(PYPROJECT.replace('"alpha"', '"alpha", "gamma"'))
+    write_wheel(checkout.wheels, "gamma", "1.0")
+    checkout.lock(base=["alpha", "gamma"])
+    hidden = checkout.wheels.parent / "gamma-1.0-py3-none-any.whl"
+    (checkout.wheels / hidden.name).rename(hidden)
     status, out, err = checkout.run("version")
     assert (status, out) == (2, "")
     assert "cannot install" in err.splitlines()[-1]
     assert "gamma" in err.splitlines()[-1]
     assert "package index" in err.splitlines()[-1]
     assert "Traceback" not in err
-    write_wheel(checkout.wheels, "gamma", "1.0")
+    hidden.rename(checkout.wheels / hidden.name)
     found = checkout.told("version")["found"]
     assert isinstance(found, dict)
     assert found["gamma"] == "1.0"
+
+
+@pytest.mark.slow
+def test_a_dependency_that_is_not_locked_is_not_installed(checkout: Checkout) -> None:
+    pyproject = checkout.folder / "pyproject.toml"
+    pyproject.write_text(PYPROJECT.replace('"alpha"', '"alpha", "Gamma>=1; os_name == \'posix\'"'))
+    write_wheel(checkout.wheels, "gamma", "1.0")
+    status, out, err = checkout.run("version")
+    assert (status, out) == (2, "")
+    assert "packaging/locks lacks gamma" in err.splitlines()[-1]
+
+
+class Index(ThreadingHTTPServer):
+    """A package index on loopback: pages of *wheels*, each with the hash that its link claims."""
+
+    def __init__(self, wheels: Path, *, with_hashes: bool) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                words = self.path.strip("/").split("/")
+                if words[0] == "files":
+                    body, kind = (wheels / words[1]).read_bytes(), "application/zip"
+                else:
+                    links = [self.link(path) for path in wheels.glob(f"{words[1]}-*.whl")]
+                    body, kind = "".join(links).encode(), "text/html"
+                self.send_response(200)
+                self.send_header("content-type", kind)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def link(self, path: Path) -> str:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                fragment = f"#sha256={digest}" if with_hashes else ""
+                return f'<a href="/files/{path.name}{fragment}">{path.name}</a>'
+
+            def log_message(self, *_: object) -> None:
+                """Nobody wants to read it."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self.server_address[1]}/simple"
+        return {"PIP_NO_INDEX": "", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": url}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_hashes", [False, True])
+def test_an_altered_wheel_is_refused_and_the_right_one_taken(
+    checkout: Checkout, tmp_path: Path, with_hashes: bool
+) -> None:
+    write_wheel(checkout.wheels, "alpha", "1.1", "right = True")
+    checkout.lock("1.1", base=["alpha"])
+    altered = tmp_path / "altered"
+    altered.mkdir()
+    write_wheel(altered, "alpha", "1.1", "import this_is_not_what_was_locked")
+    for wheels, wanted in ((altered, 2), (checkout.wheels, 0)):
+        with Index(wheels, with_hashes=with_hashes) as index:
+            thread = threading.Thread(target=index.serve_forever)
+            thread.start()
+            try:
+                status, out, err = checkout.run("version", **index.settings)
+            finally:
+                index.shutdown()
+                thread.join()
+        assert status == wanted, err
+        if wanted:
+            assert "alpha==1.1" in err.splitlines()[-1]
+            assert "packaging/locks" in err.splitlines()[-1]
+        else:
+            assert json.loads(out)["found"]["alpha"] == "1.1"
 
 
 @pytest.mark.slow
@@ -255,7 +344,7 @@ def test_a_start_that_is_killed_leaves_nothing_that_the_next_would_trust(tmp_pat
 
 @pytest.mark.slow
 def test_a_start_waits_while_the_checkout_is_locked(checkout: Checkout) -> None:
-    checkout.pin("alpha==1.0\n# changed\n")
+    (checkout.folder / "packaging" / "constraints.txt").write_text("# changed\n")
     descriptor = os.open(checkout.folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with checkout.start("version") as process:
