@@ -37,6 +37,7 @@ AREAS = frozenset(
                 "pins",
                 "planner",
                 "poller",
+                "readiness",
                 "relay",
                 "reload",
                 "request",
@@ -58,12 +59,16 @@ AREAS = frozenset(
                 "hub",
                 "lifecycle",
                 "load",
+                "readiness",
                 "request",
                 "restart",
             ]
         ),
         "service",
-        *(f"service.{name}" for name in ["edge", "lane", "notify", "pacer", "serve", "tls"]),
+        *(
+            f"service.{name}"
+            for name in ["disk", "edge", "lane", "notify", "pacer", "proof", "serve", "tls"]
+        ),
     }
 )
 

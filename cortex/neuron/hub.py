@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import httpx
@@ -33,11 +34,13 @@ from cortex.neuron.hub_files import (
     choose_weights,
 )
 from cortex.neuron.hub_listing import Listing, OutOfReach, list_files
-from cortex.neuron.jobs import ReportProgress
 from cortex.neuron.partial_file import draft_of, held, is_there, remove_orphans
 from cortex.neuron.snapshots import MAIN, Place, cached, link, write_ref
 from cortex.neuron.verification import blobs_of, damaged_files
 from cortex.service import logs
+
+if TYPE_CHECKING:  # it needs numpy, and this is to run without
+    from cortex.neuron.jobs import ReportProgress
 
 PARALLEL_FILES = 4
 SPARE_BYTES = 64 << 20  # of the disk, that a fetch leaves free

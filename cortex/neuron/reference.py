@@ -11,9 +11,19 @@ from cortex.errors import CortexError
 from cortex.wire import embeddings, json, neuron, openai
 from cortex.wire.errors import render
 from cortex.wire.reference.document import ASKING, Document, Key, Operation
-from cortex.wire.reference.openai_answers import OPENAI_ANSWERS
+from cortex.wire.reference.openai_answers import OPENAI_ANSWERS, PROOF
 from cortex.wire.reference.requests import request_components
-from cortex.wire.reference.schema import STRING, Schema, array, described, one_of, ref
+from cortex.wire.reference.schema import (
+    BOOLEAN,
+    INTEGER,
+    STRING,
+    Schema,
+    array,
+    described,
+    one_of,
+    record,
+    ref,
+)
 
 _DEMO = "cortex/demo"
 _MESSAGES = [{"role": "user", "content": "Which roles does cortex have?"}]
@@ -97,6 +107,15 @@ _STATE: dict[Key, Operation] = {
         tag="State",
         answer=ref("Health"),
     ),
+    ("GET", "/livez"): Operation(
+        summary="Say that the process lives.", tag="State", answer=record({"status": STRING})
+    ),
+    ("GET", "/readyz"): Operation(
+        summary="Say whether the loaded models give tokens.",
+        tag="State",
+        answer=ref("NeuronReadiness"),
+        also={503: ref("NeuronReadiness")},
+    ),
     ("GET", "/version"): Operation(
         summary="Say which version runs.", tag="State", answer=ref("Version")
     ),
@@ -160,6 +179,10 @@ _MODELS: dict[Key, Operation] = {
     ),
 }
 
+PUBLIC_PATHS = frozenset({"/livez", "/readyz"})
+_READINESS = record(
+    {"ready": BOOLEAN, "models": INTEGER, "token?": PROOF, "reason?": STRING},
+)
 OPERATIONS: dict[Key, Operation] = {**_INFERENCE, **_MODELS, **_STATE}
 KEYS = {"bearer": {"type": "http", "scheme": "bearer"}}
 
@@ -167,16 +190,16 @@ KEYS = {"bearer": {"type": "http", "scheme": "bearer"}}
 def document() -> Document:
     """The neuron's document."""
     components = request_components()
-    components.add(OPENAI_ANSWERS)
+    components.add({**OPENAI_ANSWERS, "NeuronReadiness": _READINESS})
     for cls in _TOLD:
         components.of(cls)
     return Document(
         title="cortex neuron",
-        description="One machine's models. Where the neuron has a token, every route wants it.",
+        description="One machine's models. Where the neuron has a token, routes want it.",
         version=__version__,
         operations=OPERATIONS,
         components=components,
-        scope_of=lambda path: "inference",
+        scope_of=lambda path: "public" if path in PUBLIC_PATHS else "inference",
         keys=KEYS,
     )
 

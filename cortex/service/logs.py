@@ -128,6 +128,9 @@ def configure(
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(level.upper())
+    for name, known in list(logging.root.manager.loggerDict.items()):
+        if name.startswith(f"{ROOT}.") and isinstance(known, logging.Logger):
+            known.setLevel(logging.NOTSET)  # as an earlier call may have left it
     for area, its_level in areas.items():
         logging.getLogger(f"{ROOT}.{area}").setLevel(its_level.upper())
     server = logging.getLogger("hypercorn.error")

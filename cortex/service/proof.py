@@ -23,7 +23,7 @@ TIMED_OUT = "timed_out"
 TRAFFIC = "traffic"
 PROBE = "probe"
 
-log = logs.get("proof")
+log = logs.get("service.proof")
 
 
 @attrs.frozen

@@ -1,6 +1,7 @@
 """A gateway that answers what a test tells it to, over real HTTP on a free port."""
 
 import json
+import logging
 import os
 import pty
 import re
@@ -22,6 +23,22 @@ from cortex.cli.main import cli
 
 JSON = "application/json"
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before():
+    """A role that a test starts sets up the logs of this process; take that back."""
+    names = [
+        "cortex",
+        "hypercorn.error",
+        *(n for n in logging.root.manager.loggerDict if n.startswith("cortex.")),
+    ]
+    each = [logging.getLogger(name) for name in names]
+    before = [(list(log.handlers), log.propagate, log.level) for log in each]
+    yield
+    for log, (handlers, propagate, level) in zip(each, before, strict=True):
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
 
 
 class ScriptedServer:

@@ -148,7 +148,7 @@ async def test_the_neurons_answers_are_as_documented(tmp_path: Path):
             document = await described(it, base)
             OpenAPIV31SpecValidator(document.document).validate()
             await keep_the_word(it, document, base)
-            for path in ("/discovery", "/health", "/version", "/models"):
+            for path in ("/discovery", "/health", "/livez", "/readyz", "/version", "/models"):
                 answer = await it.client.get(base + path)
                 document.check_answer("GET", path, 200, answer.json())
             for path in ("endpoint", "capabilities"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cortex.wire.reference.openai_answers import LOADING, PROGRESS
+from cortex.wire.reference.openai_answers import LOADING, PROGRESS, PROOF
 from cortex.wire.reference.schema import (
     ANYTHING,
     BOOLEAN,
@@ -107,8 +107,15 @@ FLEET_ANSWERS: dict[str, Schema] = {
             ),
         }
     ),
-    "Readiness": record({"ready": BOOLEAN}),
-    "GatewayVersion": record({"version": STRING}),
+    "GatewayVersion": record({"version": STRING, "commit": nullable(STRING), "flavour": STRING}),
+    "GatewayReadiness": record(
+        {
+            "ready": BOOLEAN,
+            "nodes": record({"healthy": INTEGER, "total": INTEGER}),
+            "token?": PROOF,
+            "reason?": STRING,
+        }
+    ),
     "Fleet": record(
         {"nodes": array(_NODE), "waiting": mapping(INTEGER), "pins": array(_PIN)},
         "What is not known is left out.",

@@ -166,8 +166,8 @@ _STATE_ROUTES: dict[Key, Operation] = {
     ("GET", "/readyz"): Operation(
         summary="Say whether a request could be answered now.",
         tag="State",
-        answer=ref("Readiness"),
-        also={503: ref("Readiness")},
+        answer=ref("GatewayReadiness"),
+        also={503: ref("GatewayReadiness")},
     ),
     ("GET", "/version"): Operation(
         summary="Say which version runs.", tag="State", answer=ref("GatewayVersion")

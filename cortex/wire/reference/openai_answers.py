@@ -195,6 +195,14 @@ OPENAI_ANSWERS: dict[str, Schema] = {
     ),
 }
 
+PROOF = record(
+    {
+        "result": STRING,
+        "by": described(STRING, "a client's request, or one of the server's own"),
+        "seconds_ago": NUMBER,
+    },
+    "The token that this is known by.",
+)
 _LOADING = {
     "stage?": STRING,
     "progress?": described(NUMBER, "0 to 1"),
