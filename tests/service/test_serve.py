@@ -179,7 +179,7 @@ class Exhausted(socket.socket):
 
 
 async def test_out_of_descriptors_is_told_once_and_got_over(autojump_clock, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "cortex")
     listener = Exhausted(fileno=listen("127.0.0.1:0").detach())
     listener.failures = 50
     app = make_app("test", [Route("GET", "/", answered)], render_error=render)
