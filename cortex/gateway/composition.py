@@ -34,7 +34,7 @@ from cortex.gateway.core import InferenceCore
 from cortex.gateway.counting import TokenCounter
 from cortex.gateway.dispatch import Dispatcher
 from cortex.gateway.events import EventLog
-from cortex.gateway.exchange import UNKNOWN
+from cortex.gateway.exchange import UNKNOWN, unserved
 from cortex.gateway.fleet import Fleet
 from cortex.gateway.fleet_view import FleetView
 from cortex.gateway.image_fetch import ImageFetcher, open_fetcher
@@ -151,6 +151,7 @@ class Gateway:
                 settings.listen, partial(has.recorder.error, UNKNOWN, UNKNOWN)
             ),
             max_body_bytes=settings.max_body_mb << 20,
+            ended=unserved,
         )
 
     def _fleet_api(self) -> FleetApi:

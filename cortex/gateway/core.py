@@ -82,6 +82,7 @@ class InferenceCore:
             yield
         except CortexError as exc:
             charge = self.accounts.charge(request.caller)
+            request.recorded = True
             with Exchange(
                 self.metrics, dialect, "", request.received_at, charge=charge
             ) as exchange:
@@ -89,6 +90,7 @@ class InferenceCore:
             raise
 
     def _exchange(self, request: HttpRequest, job: Job) -> Exchange:
+        request.recorded = True
         return Exchange(
             self.metrics,
             job.dialect,

@@ -24,12 +24,26 @@ from cortex.gateway.stages import StageClock
 from cortex.service import logs
 from cortex.service.accumulators import Distribution
 from cortex.service.cancellation import is_cancellation, is_drain_over
+from cortex.service.edge import CLIENT_GONE
+from cortex.service.http import HttpRequest
 from cortex.translate.errors import anthropic_status
 
 log = logs.get("gateway.request")
 
 UNKNOWN = "unknown"
-CLIENT_GONE = 499  # in metrics and logs only: nobody is there to read it
+
+
+def unserved(request: HttpRequest, code: int, end: str) -> None:
+    """The line of a request that came to no exchange: refused before it was read, or about
+    something else than inference. What only reads has none."""
+    if request.method == "POST":
+        log.info(
+            "request",
+            path=clip(request.path),
+            code=code,
+            end=end,
+            seconds=round(trio.current_time() - request.received_at, 3),
+        )
 
 
 @attrs.define(eq=False)

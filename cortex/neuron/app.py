@@ -28,7 +28,7 @@ from cortex.neuron.device_slot import DeviceSlot, thread_name
 from cortex.neuron.device_thread import GRACE_SECONDS, DeviceThread
 from cortex.neuron.health import HealthMonitor
 from cortex.neuron.hub import cache_directory
-from cortex.neuron.inference import Inference
+from cortex.neuron.inference import Inference, unserved
 from cortex.neuron.jobs import Call
 from cortex.neuron.ledger import Ledger
 from cortex.neuron.lifecycle import Lifecycle
@@ -226,7 +226,12 @@ async def _serve(
 ) -> None:
     """Serve until *stop*; from then on nothing new is admitted and what runs may end. Then sets
     *served*."""
-    edge = Edge(api.routes(), render_error=render_error, guard=token_guard(config.token))
+    edge = Edge(
+        api.routes(),
+        render_error=render_error,
+        guard=token_guard(config.token),
+        ended=unserved,
+    )
 
     async def stopping() -> None:
         await stop()

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import trio
 
+from cortex.errors import clip
 from cortex.neuron.admission import Admission
 from cortex.neuron.chat_answers import ChatMessage, ChatStream, chat_body
 from cortex.neuron.completion_answers import CompletionShape, CompletionText, TokenTable
@@ -22,7 +23,7 @@ from cortex.neuron.metrics import NeuronMetrics
 from cortex.neuron.prompt import chat_prompt, completion_prompts, embedding_prompts
 from cortex.neuron.residents import LoadedModel
 from cortex.service import logs
-from cortex.service.cancellation import is_cancellation
+from cortex.service.cancellation import is_cancellation, is_drain_over
 from cortex.service.edge import as_cortex_error
 from cortex.service.http import Answer, HttpRequest, Pace, StreamAnswer, Writer
 from cortex.service.stream import ClientStalled
@@ -32,6 +33,19 @@ from cortex.wire.embeddings import EmbeddingRequest
 from cortex.wire.openai import ChatRequest, CompletionRequest
 
 log = logs.get("neuron.request")
+
+
+def unserved(request: HttpRequest, code: int, end: str) -> None:
+    """The line of a request that no engine has worked on. What only reads has none."""
+    if request.method == "POST":
+        log.info(
+            "request",
+            path=clip(request.path),
+            code=code,
+            end=end,
+            seconds=round(trio.current_time() - request.received_at, 3),
+        )
+
 
 CLIENT_LOST = (ClientStalled, trio.BrokenResourceError)
 
@@ -61,7 +75,7 @@ class Inference:
             async def collect(index: int, update: Update) -> None:
                 messages[index].add(update)
 
-            with self._running(model, job):
+            with self._running(request, model, job):
                 await run_all(job.completions, model.engine, collect)
             choices = [
                 message.choice(completion)
@@ -91,7 +105,7 @@ class Inference:
             async def collect(index: int, update: Update) -> None:
                 texts[index].take(update)
 
-            with self._running(model, job):
+            with self._running(request, model, job):
                 await run_all(job.completions, model.engine, collect)
             shape = CompletionShape(job.id, asked.model, int(self.created()))
             choices = [
@@ -110,7 +124,7 @@ class Inference:
         with self.lifecycle.lease(asked.model) as model:
             prompts = await embedding_prompts(model.text, asked)
             job = embedding_job(model, asked, prompts, _caller(request), self.admission.max_running)
-            with self._running(model, job):
+            with self._running(request, model, job):
                 await job.run(model.engine)
             return Answer(json.dumps(embedding_body(job, asked.model)))
 
@@ -159,7 +173,7 @@ class Inference:
             async def send(index: int, update: Update) -> None:
                 await writer.write(shape.update(index, update))
 
-            with self._running(model, job):
+            with self._running(request, model, job):
                 await writer.write(shape.opening(len(job.completions)))
                 await run_all(job.completions, model.engine, send)
             frames = b"".join(shape.finish(c, t) for c, t in _with_timings(job))
@@ -179,7 +193,7 @@ class Inference:
                 if text or texts[index].entries:
                     await writer.write(shape.chunk(texts[index].choice(text, None)))
 
-            with self._running(model, job):
+            with self._running(request, model, job):
                 await writer.commit()
                 await run_all(job.completions, model.engine, send)
             frames = b"".join(
@@ -189,16 +203,22 @@ class Inference:
             await writer.write(frames + end, last=True)
 
     @contextmanager
-    def _running(self, model: LoadedModel, job: Job | EmbeddingJob) -> Iterator[None]:
+    def _running(
+        self, request: HttpRequest, model: LoadedModel, job: Job | EmbeddingJob
+    ) -> Iterator[None]:
         """Seats for *job*, and its one log line and metrics, however it ends."""
         with self.admission.admit(model.model_id, job.seats):
+            request.recorded = True
             started = trio.current_time()
             end = "complete"
             try:
                 yield
                 end = job.end
             except BaseException as exc:
-                if _client_gone(exc):
+                if is_drain_over(exc):
+                    end = "draining"
+                    self.metrics.failed(model.model_id, end)
+                elif _client_gone(exc):
                     end = "client_gone"
                     self.metrics.aborted(model.model_id)
                 else:
@@ -210,6 +230,7 @@ class Inference:
                 log.info(
                     "request",
                     model=model.model_id,
+                    path=request.path,
                     end=end,
                     seconds=round(trio.current_time() - started, 3),
                     prompt=sum(job.prompt_tokens),

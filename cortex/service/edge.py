@@ -25,9 +25,11 @@ from cortex.errors import (
     clip,
 )
 from cortex.service import logs
+from cortex.service.cancellation import is_cancellation, is_drain_over
 from cortex.service.encoding import decode, decoder_for
 from cortex.service.http import (
     Answer,
+    Ended,
     ErrorRenderer,
     Guard,
     HttpRequest,
@@ -39,6 +41,7 @@ from cortex.service.stream import ClientStalled, StreamWriter
 
 BODY_SECONDS = 60  # to receive a body; 64 MiB at 10 Mbit/s take 54 s
 MAX_BODY_BYTES = 64 * 1024 * 1024
+CLIENT_GONE = 499  # in metrics and logs only: nobody is there to read it
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 log = logs.get("service.edge")
@@ -71,7 +74,8 @@ class Edge:
 
     *render_error* shapes errors of routes without a renderer of their own and, unless
     *render_error_for* chooses one for the request, of paths that no route has. *guard* runs before
-    the body is read. *max_body_bytes* bounds a body as it comes and as it is decoded.
+    the body is read. *max_body_bytes* bounds a body as it comes and as it is decoded. *ended* hears
+    once of each request that its handler has not ``recorded``, or that has reached none.
     """
 
     def __init__(
@@ -82,12 +86,14 @@ class Edge:
         render_error_for: Callable[[HttpRequest], ErrorRenderer] | None = None,
         guard: Guard | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        ended: Ended | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
         self._table = RouteTable(routes)
         self._render_error = render_error
         self._render_error_for = render_error_for
         self._guard = guard
+        self._ended = ended
 
     async def answer(self, request: HttpRequest, body: BodyReader) -> Reply:
         """The answer to *request*, whose body is read on the way. Raises nothing but
@@ -96,12 +102,49 @@ class Edge:
         try:
             answer = await self._answer(request, body)
         except Exception as exc:
-            answer = self.failed(request, exc)
+            answer = self.refused(request, exc)
+        except BaseException as exc:
+            self._left(request, exc)
+            raise
+        if isinstance(answer, Answer):
+            self._end(request, answer.status, "complete" if answer.status < 400 else "error")
         return Reply(answer, close=not body.complete)
 
     async def stream(self, request: HttpRequest, writer: StreamWriter) -> Answer | None:
         """Run the answer of *writer* to its end. The answer to give instead, where it failed before
         its status was sent. After that a failure leaves the writer without its end."""
+        try:
+            failure = await self._stream(request, writer)
+        except BaseException as exc:
+            self._left(request, exc)
+            raise
+        if writer.lost:
+            self._end(request, CLIENT_GONE, "client_gone")
+        else:  # a failure that can be told has been recorded
+            self._end(request, writer.answer.status, "complete" if writer.ended else "cut_short")
+        return failure
+
+    def refused(self, request: HttpRequest, exc: Exception) -> Answer:
+        """As `failed`, for a request that ends with it."""
+        answer = self.failed(request, exc)
+        self._end(request, answer.status, _label(as_cortex_error(exc)))
+        return answer
+
+    def _left(self, request: HttpRequest, error: BaseException) -> None:
+        """*request* ends in what leaves nobody to answer."""
+        if is_drain_over(error):
+            self._end(request, HTTPStatus.SERVICE_UNAVAILABLE, "draining")
+        elif is_cancellation(error):
+            self._end(request, CLIENT_GONE, "client_gone")
+        else:
+            self._end(request, HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
+
+    def _end(self, request: HttpRequest, status: int, how: str) -> None:
+        if not request.recorded and self._ended is not None:
+            self._ended(request, int(status), how)
+        request.recorded = True
+
+    async def _stream(self, request: HttpRequest, writer: StreamWriter) -> Answer | None:
         answer = writer.answer
         try:
             await answer.produce(writer)
@@ -129,8 +172,10 @@ class Edge:
             log.error("stream cut short", exc=exc, path=clip(request.path))
             return None
         if render is None or isinstance(error, InternalError):
-            return self.failed(request, exc)
-        return render(error, request.request_id)
+            return self.refused(request, exc)
+        answer = render(error, request.request_id)
+        self._end(request, answer.status, _label(error))
+        return answer
 
     async def _answer(self, request: HttpRequest, body: BodyReader) -> Answer | StreamAnswer:
         headers, method = request.headers, request.method
@@ -204,6 +249,10 @@ def as_cortex_error(exc: BaseException) -> CortexError:
     if isinstance(exc, CortexError):
         return exc
     return InternalError("an internal error occurred; the log has its cause")
+
+
+def _label(error: CortexError) -> str:
+    return error.error_code or error.code or "error"
 
 
 def _is_websocket(upgrade: str) -> bool:

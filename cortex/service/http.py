@@ -30,7 +30,8 @@ class HttpRequest:
 
     ``headers`` have lower-case names (the last of repeated ones wins). The task that serves a
     request, and with it everything under it, is cancelled when the client goes away. ``caller`` is
-    whom the guard has recognised; None where nobody asked.
+    whom the guard has recognised; None where nobody asked. ``recorded`` is set by whoever writes
+    the one line of the log in which it ends.
     """
 
     method: str
@@ -44,6 +45,7 @@ class HttpRequest:
     received_at: float = attrs.field(factory=trio.current_time)  # trio's clock, when headers came
     caller: Any = None
     guarded: float = 0.0  # seconds that its guard took
+    recorded: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -128,6 +130,9 @@ class Route:
     render_error: ErrorRenderer | None = None
     scope: str = "inference"
 
+
+# Hears the end of a request that nobody else records: its status and how it ended.
+Ended = Callable[[HttpRequest, int, str], None]
 
 # Raises for a request that may not reach its route's handler; may set the request's ``caller``.
 Guard = Callable[[HttpRequest, Route], None]

@@ -158,8 +158,8 @@ class _Connection:
         except CortexError as exc:
             request.request_id = request_id_from({})
             logs.request_id.set(request.request_id)
-            log.info("request refused", status=exc.status, cause=exc.message, peer=self._peer)
-            await self._answer(self.lane.edge.failed(request, exc), request, close=True)
+            log.debug("bad head", cause=exc.message, peer=self._peer)
+            await self._answer(self.lane.edge.refused(request, exc), request, close=True)
             await self.link.linger()
             return False
         request.headers, request.query = head.headers, head.query

@@ -188,7 +188,7 @@ async def _respond(edge: Edge) -> QuartResponse:
     for name in ONCE:
         if name in request.headers and len(incoming.headers.getlist(name)) > 1:
             error = BadRequest(f"there is more than one {name} header", code="bad_request_head")
-            return _response(edge.failed(request, error), request, close=True)
+            return _response(edge.refused(request, error), request, close=True)
     body = _Body(incoming, edge.max_body_bytes)
     reply = await edge.answer(request, body)
     with suppress(CortexError):

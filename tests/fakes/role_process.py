@@ -83,6 +83,14 @@ class RoleProcess:
         """Wait for the line that says where the role listens and return the first URL in it."""
         return self.wait_for_line(r"listening.*?(http://[\d.]+:\d+)", seconds).group(1)
 
+    def drained(self) -> list[str]:
+        """All lines of a process that has ended."""
+        self._reader.join()
+        while (line := self._lines.get()) is not None:
+            self.output.append(line)
+        self._lines.put(None)
+        return self.output
+
     @property
     def pid(self) -> int:
         return self._process.pid

@@ -32,7 +32,7 @@ from cortex.neuron.admission import Admission
 from cortex.neuron.api import NeuronApi, render_error, token_guard
 from cortex.neuron.app import FAST_PATHS
 from cortex.neuron.health import HealthMonitor
-from cortex.neuron.inference import Inference
+from cortex.neuron.inference import Inference, unserved
 from cortex.neuron.lifecycle import Lifecycle
 from cortex.neuron.metrics import NeuronMetrics
 from cortex.neuron.model_text import ModelText
@@ -100,6 +100,7 @@ class ServedNeuron:
     registry: CollectorRegistry
     client: httpx.AsyncClient
     url: str
+    stop: trio.Event
     renewals: list[str]  # one entry for each time the process would have been replaced
 
 
@@ -112,6 +113,7 @@ async def served(
     max_waiting: int = 4,
     token: str | None = None,
     readiness_seconds: float = 30.0,
+    drain_seconds: float = 2.0,
     text: ModelText | None = None,
 ) -> AsyncIterator[ServedNeuron]:
     """A neuron with `MODEL` loaded on an engine from *make*; twenty seconds at most. *text* None is
@@ -142,14 +144,15 @@ async def served(
                 lambda: False,
                 lambda: renewals.append("renewed"),
             )
-            edge = Edge(api.routes(), render_error=render_error, guard=token_guard(token))
+            guard = token_guard(token)
+            edge = Edge(api.routes(), render_error=render_error, guard=guard, ended=unserved)
             url = await nursery.start(
                 partial(
                     serve,
                     app_over(edge, "neuron"),
                     listener,
                     stop=stop.wait,
-                    drain_seconds=2.0,
+                    drain_seconds=drain_seconds,
                     fast=FastRoutes(edge, FAST_PATHS),
                 )
             )
@@ -164,6 +167,7 @@ async def served(
                     registry,
                     client,
                     url,
+                    stop,
                     renewals,
                 )
             nursery.cancel_scope.cancel()
