@@ -157,7 +157,8 @@ class EngineHandle:
         stream = EventStream(len(request.prompt))
         self._streams[request.id] = stream
         add = Add(self._key, request)
-        self._thread.submit(add, lambda _, error: self._added(request.id, stream, error))
+        asked = logs.request_id.get()  # what the answer comes in knows of no request
+        self._thread.submit(add, lambda _, error: self._added(request.id, stream, error, asked))
         try:
             yield stream
         finally:
@@ -168,11 +169,13 @@ class EngineHandle:
                     self._thread.submit(Abort(self._key, request.id))
             stream.close()
 
-    def _added(self, request_id: str, stream: EventStream, error: Exception | None) -> None:
+    def _added(
+        self, request_id: str, stream: EventStream, error: Exception | None, asked: str | None
+    ) -> None:
         if error is None or stream.ended:
             return
         if not isinstance(error, CortexError):
-            log.error("request refused", exc=error, request=request_id)
+            log.error("request refused", exc=error, request=asked or request_id)
             failure = InternalError("the engine refused the request")
             failure.__cause__ = error
             error = failure

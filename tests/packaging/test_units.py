@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import urllib.request
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from fakes.programs import program
+from fakes.role_process import RoleProcess, write_gateway_config
 
 from cortex.cli.main import cli
 from cortex.cli.roles import WEDGED_SECONDS
@@ -129,3 +134,50 @@ def test_it_notifies(role):
     assert keys["NotifyAccess"] == ["main"]  # an exec of itself keeps the process id
     assert "AF_UNIX" in keys["RestrictAddressFamilies"][0].split()
     assert float(keys["WatchdogSec"][0]) >= 30
+
+
+def allowed_calls(role):
+    """The system calls that the unit's filter leaves."""
+    calls = members("@default")
+    for value in keys_of(role)["SystemCallFilter"]:
+        named = set().union(*(members(word) for word in value.removeprefix("~").split()))
+        calls = calls - named if value.startswith("~") else calls | named
+    return calls
+
+
+def members(group):
+    listed = subprocess.run(
+        [program("systemd-analyze"), "syscall-filter", "--no-pager", group],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    found = set()
+    for line in map(str.strip, listed.splitlines()[1:]):
+        if line.startswith("@"):
+            found |= members(line)
+        elif line and not line.startswith("#"):
+            found.add(line)
+    return found
+
+
+def test_the_gateway_makes_no_system_call_that_its_unit_forbids(tmp_path):
+    trace, config = tmp_path / "trace", write_gateway_config(tmp_path)
+    command = [program("strace"), "-f", "-qq", "-o", str(trace), sys.executable, "-m", "cortex"]
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")}
+    words = ["gateway", "--config", str(config)]
+    with RoleProcess([*command, *words], environment, Path.cwd()) as role:
+        url = role.url_when_listening(60)
+        with urllib.request.urlopen(f"{url}/health", timeout=20) as answer:
+            assert answer.status == 200
+        pid = int(trace.read_text().split(None, 1)[0])
+        os.kill(pid, signal.SIGHUP)
+        role.wait_for_line("reloaded", 20)
+        os.kill(pid, signal.SIGTERM)
+        assert role.wait(30) == 0
+    called = set(re.findall(r"^\d+ +([a-z_0-9]+)\(", trace.read_text(), re.MULTILINE))
+    assert {"socket", "openat", "execve"} <= called
+    # SQLite's, and only as root: its files are to belong to whom the database belongs.
+    expected = {"fchown"} if os.geteuid() == 0 else set()
+    assert called - allowed_calls("gateway") <= expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import urllib.request
 
 import pytest
 from fakes.role_process import RoleProcess, write_gateway_config
@@ -45,10 +46,18 @@ def test_a_gateway_is_ready_reloads_and_stops(manager, tmp_path):
         assert int(told["EXTEND_TIMEOUT_USEC"]) > 1_000_000  # its drain_seconds
 
 
-def test_a_neuron_is_ready_when_its_devices_answer_and_stops(manager, tmp_path):
+def test_a_neuron_is_ready_again_after_it_has_replaced_itself(manager, tmp_path):
     with start(manager, tmp_path, "neuron", "--listen", "127.0.0.1:0") as role:
         assert manager.wait_for("WATCHDOG_USEC", STARTING) == {"WATCHDOG_USEC": "20000000"}
         assert manager.wait_for("READY", STARTING) == {"READY": "1"}
-        role.wait_for_line("listening", BOUND)
+        url = role.url_when_listening(BOUND)
+        order = urllib.request.Request(f"{url}/restart", b"{}", method="POST")
+        with urllib.request.urlopen(order, timeout=BOUND):
+            pass
+        # Nobody pings until the new program has asked its devices: it has said so.
+        assert int(manager.wait_for("WATCHDOG_USEC", BOUND)["WATCHDOG_USEC"]) >= 300_000_000
+        assert manager.wait_for("WATCHDOG_USEC", STARTING) == {"WATCHDOG_USEC": "20000000"}
+        assert manager.wait_for("READY", STARTING) == {"READY": "1"}
+        assert role.url_when_listening(BOUND) == url
         assert role.terminate(BOUND) == 0
         assert int(manager.wait_for("STOPPING", BOUND)["EXTEND_TIMEOUT_USEC"]) > 50_000_000
