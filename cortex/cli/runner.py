@@ -93,6 +93,7 @@ def run_role(
     gone stops it like SIGTERM. What comes out of the role is told on stderr, a line for each leaf
     of a group.
     """
+    keep_standard_descriptors()
     _raise_descriptor_limit()
     life = _Life(on_started=on_started)
     if hangups:
@@ -164,6 +165,16 @@ async def _watch_hangups(
                 stopping.set()
             else:
                 life.hung_up()
+
+
+def keep_standard_descriptors() -> None:
+    """Have something at the numbers 0, 1 and 2. Where a parent has closed one, the next file or
+    connection would get it, and with it what a library prints."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
 
 
 def _raise_descriptor_limit() -> None:

@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -203,3 +204,22 @@ def test_the_program_starts_itself_again_as_it_was_started():
     assert zipapp == [sys.executable, *flags, "/x/cortex.pyz"]
     script = own_command(["bin/cortex"], "")
     assert script == [sys.executable, *flags, os.path.abspath("bin/cortex")]
+
+
+def test_no_file_gets_the_number_of_a_standard_stream():
+    told = subprocess.run(
+        [sys.executable, "-c", CLOSED], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert told.split() == ["/dev/null", "/dev/null", "/dev/null"]
+
+
+CLOSED = """
+import os
+from cortex.cli.runner import keep_standard_descriptors
+out = os.dup(1)
+for number in (0, 1, 2):
+    os.close(number)
+keep_standard_descriptors()
+found = [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2)]
+os.write(out, " ".join(found).encode())
+"""
