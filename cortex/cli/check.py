@@ -1,4 +1,4 @@
-"""`cortex check`: validate configuration files and show what they come to."""
+"""`cortex check`: validate configuration files, show what they hold and explain it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 import click
 
-from cortex.cli.exits import OK, USAGE
+from cortex.cli import explanation
+from cortex.cli.exits import OK, USAGE, Misconfigured
 from cortex.config.catalogue import Catalogue
 from cortex.config.errors import ConfigError
 from cortex.config.gateway import GatewayConfig, NeuronNode
@@ -28,7 +29,8 @@ KINDS = ("gateway", "models", "neuron")
 # Keys that only one of the files has.
 _MARKS = {
     "gateway": {
-        *("gateway", "eviction", "auth", "usage", "neurons", "nodes", "models_config", "upstream")
+        *("gateway", "eviction", "images", "auth", "usage", "neurons", "nodes"),
+        *("models_config", "upstream"),
     },
     "models": {"models", "aliases"},
     "neuron": {"listen", "port", "default_models", "harnesses", "harness", "token", "token_file"},
@@ -45,13 +47,20 @@ Plan = dict[str, Any]
 @click.option(
     "--kind", type=click.Choice(KINDS), help="What the files are; told by content if not."
 )
+@click.option(
+    "--live", is_flag=True, help="Ask the neurons of a cortex.toml, and say what they would do."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(files: tuple[Path, ...], kind: str | None, as_json: bool) -> None:
-    """Validate cortex.toml, models.toml or neuron.toml and print the resulting plan.
+def check(files: tuple[Path, ...], kind: str | None, live: bool, as_json: bool) -> None:
+    """Validate cortex.toml, models.toml or neuron.toml, and explain what they come to.
 
-    The files alone are looked at, not this shell's environment. Ends with 2 when one is wrong.
+    The files alone are looked at, not this shell's environment. With --live the neurons are asked
+    what they have, and where each model would go now; nothing is loaded. Ends with 2 when a file is
+    wrong.
     """
-    reports = [_report(path, kind) for path in files]
+    reports = [_report(path, kind, live) for path in files]
+    if live and not any(report["kind"] == "gateway" for report in reports):
+        raise Misconfigured("--live: none of the files is a cortex.toml, which names the neurons")
     if as_json:
         click.echo(json.dumps({"files": reports}, indent=2))
     else:
@@ -60,14 +69,24 @@ def check(files: tuple[Path, ...], kind: str | None, as_json: bool) -> None:
     sys.exit(OK if all(report["ok"] for report in reports) else USAGE)
 
 
-def _report(path: Path, kind: str | None) -> Plan:
+def _report(path: Path, kind: str | None, live: bool) -> Plan:
     report: Plan = {"file": str(path), "kind": kind, "ok": False}
     try:
         report["kind"] = kind = kind or kind_of(path)
-        plan, warnings = _plan(path, kind)
+        found = _read(path, kind)
     except ConfigError as error:
         return report | {"error": str(error)}
-    return report | {"ok": True, "warnings": list(warnings), "plan": plan}
+    report |= {
+        "ok": True,
+        "warnings": list(found.warnings),
+        "plan": found.plan,
+        "explanation": list(found.explanation),
+    }
+    if live and found.fleet is not None:
+        from cortex.cli import live_plan
+
+        report["live"] = live_plan.ask(*found.fleet)
+    return report
 
 
 def kind_of(path: Path) -> str:
@@ -81,16 +100,33 @@ def kind_of(path: Path) -> str:
     return matches[0]
 
 
-def _plan(path: Path, kind: str) -> tuple[Plan, Iterable[str]]:
+@attrs.frozen
+class _Found:
+    """What a file holds: its tables, what is odd about them, what they come to; and, of a
+    gateway's, what `live_plan` asks."""
+
+    plan: Plan
+    warnings: Iterable[str]
+    explanation: Iterable[str]
+    fleet: tuple[GatewayConfig, Catalogue] | None = None
+
+
+def _read(path: Path, kind: str) -> _Found:
     if kind == "models":
         catalogue = read_catalogue(path)
-        return _catalogue_plan(catalogue), catalogue.warnings
+        explained = explanation.of_catalogue(catalogue)
+        return _Found(_catalogue_plan(catalogue), catalogue.warnings, explained)
     if kind == "neuron":
         neuron = load_neuron(path, {})
-        return _neuron_plan(neuron), neuron.warnings
+        return _Found(_neuron_plan(neuron), neuron.warnings, explanation.of_neuron(neuron))
     gateway = load_gateway(path, {})
     catalogue = load_catalogue(gateway)
-    return _gateway_plan(gateway, catalogue), (*gateway.warnings, *catalogue.warnings)
+    return _Found(
+        _gateway_plan(gateway, catalogue),
+        (*gateway.warnings, *catalogue.warnings),
+        explanation.of_gateway(gateway, catalogue),
+        (gateway, catalogue),
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -108,6 +144,7 @@ def _gateway_plan(config: GatewayConfig, catalogue: Catalogue) -> Plan:
     return {
         "gateway": _table(config.gateway),
         "eviction": _table(config.eviction),
+        "images": _table(config.images),
         "auth": _table(config.auth),
         "usage": _table(config.usage),
         "neurons": [_node(node) for node in config.neurons],
@@ -141,6 +178,17 @@ def _show(report: Plan) -> None:
     click.echo(f"{report['file']}: valid {report['kind']} configuration")
     for name, part in report["plan"].items():
         _show_part(name, part)
+    _show_sentences("what this comes to", report["explanation"])
+    if "live" in report:
+        from cortex.cli import live_plan
+
+        _show_sentences("what the fleet would do now", live_plan.sentences(report["live"]))
+
+
+def _show_sentences(title: str, sentences: list[str]) -> None:
+    click.echo(f"  {title}:")
+    for sentence in sentences:
+        click.echo(f"    {sentence}")
 
 
 def _show_part(name: str, part: Any) -> None:

@@ -92,3 +92,16 @@ def test_of_a_server_of_another_make_no_secret_is_shown(invoke, tmp_path):
     assert "token set" in result.stdout
     assert "sk-" not in result.stdout
     assert "sk-" not in invoke("check", "--json", path).stdout
+
+
+def test_it_is_explained_in_words_and_every_table_is_shown(invoke, tmp_path):
+    path = tmp_path / "cortex.toml"
+    path.write_text("[images]\nfetch = true")
+    result = invoke("check", path)
+    assert result.exit_code == 0
+    assert "fetch = True" in result.stdout
+    assert "what this comes to:" in result.stdout
+    assert "fetched, over https alone" in result.stdout
+    (report,) = json.loads(invoke("check", path, "--json").stdout)["files"]
+    assert report["plan"]["images"]["fetch"] is True
+    assert any("The API is http on 127.0.0.1:31313" in line for line in report["explanation"])
