@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -52,20 +53,21 @@ def estimates(
 
 def _look(node: NeuronNode) -> Seen:
     unknown = NodeSnapshot(node.name, node.endpoint, lifecycle=node.kind != OPENAI)
+    asking = _asking(node)
     if node.kind == OPENAI:
         url = foreign.base_url(node.endpoint) + foreign.MODELS_PATH
-        heard = ask(url, headers=foreign.headers_for(node))
+        heard = asking(url, headers=foreign.headers_for(node))
         return Seen(node, heard, attrs.evolve(unknown, healthy=heard.good))
     base = node.endpoint.rstrip("/")
-    heard = ask(f"{base}/health", token=node.token)
+    heard = asking(f"{base}/health", token=node.token)
     health = _typed(heard.body, wire.Health) if heard.good else None
     if health is None:
         if heard.good:
             heard = Heard(error="what answers there is no neuron")
         return Seen(node, heard, unknown)
-    discovery = _typed(ask(f"{base}/discovery", token=node.token).body, wire.Discovery)
-    version = _typed(ask(f"{base}/version", token=node.token).body, wire.Version)
-    listed = ask(f"{base}/models", token=node.token).body
+    discovery = _typed(asking(f"{base}/discovery", token=node.token).body, wire.Discovery)
+    version = _typed(asking(f"{base}/version", token=node.token).body, wire.Version)
+    listed = asking(f"{base}/models", token=node.token).body
     models = [_typed(each, wire.Model) for each in listed] if isinstance(listed, list) else []
     snapshot = attrs.evolve(
         unknown,
@@ -90,12 +92,18 @@ def _estimate(nodes: Sequence[NeuronNode], entry: CatalogueEntry) -> wire.Estima
     reason = "no neuron that may have it answers"
     for node in allowed:
         url = f"{node.endpoint.rstrip('/')}/models/estimate"
-        heard = ask(url, token=node.token, body=asked, seconds=ESTIMATE_SECONDS)
+        heard = _asking(node)(url, token=node.token, body=asked, seconds=ESTIMATE_SECONDS)
         estimate = _typed(heard.body, wire.Estimate) if heard.good else None
         if estimate is not None:
             return estimate
         reason = f"{node.name}: {heard.reason}"
     return reason
+
+
+def _asking(node: NeuronNode) -> Callable[..., Heard]:
+    """Trusts whom the gateway trusts: the system's authorities."""
+    secure = node.endpoint.startswith("https:")
+    return partial(ask, verify=ssl.create_default_context() if secure else True)
 
 
 def _typed(value: Any, cls: type[T]) -> T | None:

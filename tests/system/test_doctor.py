@@ -72,15 +72,30 @@ async def test_a_host_that_works_is_well_and_what_is_broken_is_named(tmp_path):
                 "gateway clock node-0",
                 "gateway version node-0",
                 f"gateway model {DEMO}",
+                "gateway ready",
                 f"gateway token {DEMO}",
                 "neuron port api",
                 "neuron torch",
                 "neuron hub",
+                "neuron ready",
                 f"neuron token {DEMO}",
             ):
                 assert found[name]["state"] == "ok", found[name]
             assert "cortex neuron" in found["neuron port api"]["detail"]
-            code, found = await doctor(tmp_path, written(tmp_path, it, "wrong"))
+            code, found = await doctor(tmp_path, written(tmp_path, it, "wrong")[:1])
             assert code == 1
             assert "refuses the token" in found["gateway neuron node-0"]["detail"]
-            assert found["neuron neuron"]["state"] == "failed"
+
+
+async def test_both_are_ready_by_a_token_of_their_own(tmp_path):
+    with trio.fail_after(100):
+        async with stack(tmp_path) as it:
+            for url in (it.api, it.neurons[0]):
+                answer = await it.client.get(f"{url}/readyz")
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["token"]["result"] == "ok"
+            metrics = (await it.client.get(f"{it.neurons[0]}/metrics")).text
+            probed = (await it.client.get(f"{it.metrics}/metrics")).text
+            assert 'cortex_readiness_probes_total{result="ok"} 1.0' in probed
+            # The gateway's token was the neuron's proof.
+            assert 'neuron_readiness_probes_total{result="ok"}' not in metrics

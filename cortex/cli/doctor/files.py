@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -50,6 +51,12 @@ def folder(
         _write(there)
     except OSError as exc:
         reason = exc.strerror or str(exc)
+        if there != place and exc.errno in (errno.EACCES, errno.EPERM):
+            return judge.warning(
+                check,
+                f"{place} is not there, and this user cannot make it",
+                f"{advice}, if no unit does",
+            )
         return judge.failed(check, f"{place} cannot be written to: {reason}", advice)
     made = "" if there == place else ", is made at start"
     detail = f"{place}: {_size(free)} free{made}"

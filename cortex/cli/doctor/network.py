@@ -17,6 +17,7 @@ from cortex.gateway.placement import infeasible
 HUB = "https://huggingface.co"
 # Answered with 401 by a hub that does not know the token, and by one that was given none.
 WHO = "/api/whoami-v2"
+READY_SECONDS = 20.0  # its own probe has ten
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as the hub's own tools have it
 BUILT_IN = frozenset({"demo", "cortex/demo"})
 
@@ -64,6 +65,16 @@ def version(judge: Judge, who: str, told: str | None) -> Finding:
         f"{who} is {told or 'of an unknown version'}, this command {__version__}",
         "install the same version everywhere; neurons first",
     )
+
+
+def ready(judge: Judge, base: str, *, verify: bool = True) -> Finding:
+    """What the role says of itself: whether tokens come."""
+    heard = ask(f"{base}/readyz", seconds=READY_SECONDS, verify=verify)
+    told = heard.body if isinstance(heard.body, dict) else {}
+    if heard.good and told.get("ready") is True:
+        return judge.ok("ready", "/readyz says so")
+    why = told.get("reason") or heard.reason
+    return judge.failed("ready", f"/readyz: {why}", "see its log: it names node and model")
 
 
 def feasible(judge: Judge, catalogue: Catalogue, seen: tuple[Seen, ...]) -> Iterator[Finding]:

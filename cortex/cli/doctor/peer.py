@@ -50,16 +50,19 @@ def ask(
     body: dict[str, Any] | None = None,
     seconds: float = SECONDS,
     proxied: bool = False,
-    verify: bool = True,
+    verify: ssl.SSLContext | bool = True,
 ) -> Heard:
-    """GET *url*, or POST *body* to it. *proxied*: the environment's proxies are heeded."""
+    """GET *url*, or POST *body* to it. *proxied*: the environment's proxies are heeded. *verify*
+    True trusts whom the command line trusts; only https asks for any of it."""
     sent = dict(headers or {})
     if token:
         sent["authorization"] = f"Bearer {token}"
     began, before = time.time(), time.monotonic()
     try:
         with httpx.Client(
-            timeout=httpx.Timeout(seconds, connect=SECONDS), trust_env=proxied, verify=verify
+            timeout=httpx.Timeout(seconds, connect=SECONDS),
+            trust_env=proxied,
+            verify=_verification(url, verify),
         ) as client:
             method = "GET" if body is None else "POST"
             with client.stream(method, url, headers=sent, json=body) as response:
@@ -74,6 +77,12 @@ def ask(
     took = time.monotonic() - before
     skew = _skew(response.headers.get("date"), began + took / 2)
     return Heard(response.status_code, _json(data), skew=skew, doubt=1.0 + took / 2)
+
+
+def _verification(url: str, verify: ssl.SSLContext | bool) -> ssl.SSLContext | bool:
+    if verify is not True or not url.startswith("https:"):
+        return False if verify is True else verify  # there is nothing to verify
+    return httpx.create_ssl_context()
 
 
 def _why(exc: BaseException) -> str:

@@ -61,6 +61,7 @@ class GatewayHost:
             )
             return
         yield network.version(judge, "gateway", told.body.get("version"))
+        yield network.ready(judge, base, verify=verify)
         foreign = [node.name for node in self.config.neurons if node.kind == OPENAI]
         yield from tokens.through_gateway(judge, base, self.key, foreign, verify=verify)
 
@@ -129,4 +130,5 @@ class NeuronHost:
             )
         else:
             yield network.version(judge, "neuron", told.body.get("version"))
+            yield network.ready(judge, base)
             yield from tokens.at_neuron(judge, base, config.token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -93,3 +94,35 @@ def test_a_gateway_that_is_named_and_not_there_is_a_failure(invoke, files, nobod
         "doctor", "-c", files[0], "-e", nobody, "--state-directory", tmp_path / "s", "--json"
     )
     assert checks(result)["gateway", "gateway"]["state"] == "failed"
+
+
+def test_a_clock_that_stands_is_named(invoke, files, server, tmp_path, monkeypatch):
+    handler = server._server.RequestHandlerClass
+    date = "Thu, 01 Jan 2015 00:00:00 GMT"
+    monkeypatch.setattr(handler, "date_time_string", lambda self, timestamp=None: date)
+    result = invoke("doctor", "-c", files[0], "--state-directory", tmp_path / "s", "--json")
+    clock = checks(result)["gateway", "clock gpu1"]
+    assert (result.exit_code, clock["state"]) == (1, "failed")
+    assert "behind this host" in clock["detail"]
+
+
+def test_a_port_that_a_foreigner_has_is_named(invoke, files, servers, tmp_path):
+    port = servers().url.rpartition(":")[2]
+    text = files[0].read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}", 1)
+    files[0].write_text(text)
+    result = invoke("doctor", "-c", files[0], "--state-directory", tmp_path / "s", "--json")
+    taken = checks(result)["gateway", "port api"]
+    assert (result.exit_code, taken["state"]) == (1, "failed")
+    assert f"127.0.0.1:{port} is taken by" in taken["detail"]
+    assert f"(pid {os.getpid()})" in taken["detail"]
+
+
+def test_a_neuron_that_runs_with_another_token_is_named(invoke, files, look, servers):
+    neuron = servers()
+    neuron.on("GET", "/version", (401, {"error": {"message": "no"}}))
+    neuron.on("GET", "/health", (401, {"error": {"message": "no"}}))
+    listen = neuron.url.removeprefix("http://")
+    files[1].write_text(f"listen = '{listen}'\ntoken = 'other'\noffline = true\n")
+    result = invoke("doctor", "-c", files[1], "--json")
+    assert result.exit_code == 1
+    assert "refuses this configuration's token" in checks(result)["neuron", "neuron"]["detail"]

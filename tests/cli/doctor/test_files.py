@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -103,3 +104,13 @@ def test_the_state_directory_has_an_owner_and_a_database_that_nobody_else_reads(
     tmp_path.chmod(0o777)
     assert next(files.state(JUDGE, tmp_path)).state == FAILED
     assert not list(files.state(JUDGE, tmp_path / "nowhere"))
+
+
+def test_a_folder_that_a_unit_will_make_is_a_warning_where_this_user_cannot(tmp_path, monkeypatch):
+    def refuse(directory):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "_write", refuse)
+    there = files.folder(JUDGE, "state", tmp_path, files.STATE, room(50 << 30))
+    made = files.folder(JUDGE, "state", tmp_path / "cortex", files.STATE, room(50 << 30))
+    assert (there.state, made.state) == (FAILED, WARNING)
