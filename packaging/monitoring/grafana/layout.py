@@ -243,7 +243,6 @@ def _options(panel: Panel) -> Json:
                 "yAxis": {"unit": panel.unit, "axisPlacement": "left"},
                 "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
                 "legend": {"show": True},
-                "tooltip": {"mode": "single"},
             }
         case _:
             return {
