@@ -134,7 +134,7 @@ CASES = {
         {'up{job="cortex-neuron",instance="n",node="a"}': "1x16 0x2 1x30"},
         {"node": "a"},
     ),
-    "CortexCircuitOpen": Case({_CIRCUIT: "0x9 1x30"}, {_CIRCUIT: "0x17 1 0 1 0x30"}, {"node": "a"}),
+    "CortexCircuitOpen": Case({_CIRCUIT: "0x9 1x30"}, {_CIRCUIT: "0x17 1x2 0x30"}, {"node": "a"}),
     "CortexFaults": Case(_faults("0+6x60"), _faults("0+2x60"), {"model": "m"}),
     "CortexFirstTokenBudgetFast": Case(
         _first_tokens(rate=10, quick=2, minutes=90),
