@@ -1,4 +1,4 @@
-"""One `cortex up` for all tests here; a Prometheus and traffic for those that watch it."""
+"""A `cortex up` for the tests of a module, and a Prometheus that watches it under traffic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from monitoring.live import Cortex, Prometheus, cortex_up, prometheus, traffic
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def cortex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cortex]:
     with cortex_up(tmp_path_factory.mktemp("cortex")) as running:
         yield running
