@@ -23,6 +23,7 @@ from cortex.gateway.api.answers import openai_answer, renderer_for
 from cortex.gateway.api.anthropic import AnthropicApi
 from cortex.gateway.api.fleet import FleetApi
 from cortex.gateway.api.openai import OpenAiApi
+from cortex.gateway.api.pulls import PullApi
 from cortex.gateway.api.responses import ResponsesApi
 from cortex.gateway.auth.accounts import Accounts, open_accounts
 from cortex.gateway.auth.announcement import announcing
@@ -42,6 +43,7 @@ from cortex.gateway.images import ImageGate
 from cortex.gateway.metrics import GatewayMetrics
 from cortex.gateway.pins import Pins
 from cortex.gateway.poller import Poller
+from cortex.gateway.pulls import FleetPulls
 from cortex.gateway.queue import WaitingRoom
 from cortex.gateway.readiness import Readiness
 from cortex.gateway.reload import Reloader
@@ -129,6 +131,7 @@ class Gateway:
     core: InferenceCore
     reloader: Reloader
     readiness: Readiness
+    pulls: FleetPulls
 
     def edge(self) -> Edge:
         """The API, for whichever server carries it."""
@@ -142,6 +145,7 @@ class Gateway:
             *ResponsesApi(self.core, counter, images).routes(),
             *self._fleet_api().routes(),
             ReferenceRoute(_reference).route(),
+            *PullApi(self.pulls).routes(),
         ]
         return Edge(
             [announcing(scoped(route), has.accounts.limiter) for route in routes],
@@ -241,7 +245,8 @@ def compose(
         lambda: settings.readiness_seconds,
         nursery,
     )
-    gateway = Gateway(has, poller, router, room, core, reloader, readiness)
+    pulls = FleetPulls(has.names, has.fleet, has.control, has.recorder, has.events, nursery)
+    gateway = Gateway(has, poller, router, room, core, reloader, readiness, pulls)
     has.live.follow(gateway.retune)
     return gateway
 

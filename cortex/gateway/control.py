@@ -95,6 +95,18 @@ class NeuronControl:
         answer = await self._call(node, "POST", "/models/estimate", body, read_seconds=None)
         return self._typed(node, answer, wire.Estimate)
 
+    async def pull(self, node: str, request: wire.PullRequest) -> wire.Pull:
+        """Begin to fetch a model's files, or find that under way; returns at once."""
+        answer = await self._call(node, "POST", "/models/pull?wait=false", _without_none(request))
+        return self._typed(node, answer, wire.Pull)
+
+    async def pulls(self, node: str) -> wire.Pulls:
+        return self._typed(node, await self._call(node, "GET", "/models/pulls"), wire.Pulls)
+
+    async def cancel_pull(self, node: str, model_id: str) -> None:
+        """Stop the pulls of *model_id*; `ModelNotFound` when there are none."""
+        await self._call(node, "POST", "/models/pull/cancel", {"model_id": model_id})
+
     async def tokenize(self, node: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = await self._call(node, "POST", "/tokenize", body, read_seconds=TOKENIZE_SECONDS)
         if not isinstance(answer, dict):
@@ -218,7 +230,7 @@ def _has_no_such_route(error: CortexError) -> bool:
     return isinstance(error, NotFound) or error.extras.get("upstream_status") in (405, 501)
 
 
-def _without_none(request: wire.LoadRequest) -> dict[str, Any]:
+def _without_none(request: wire.LoadRequest | wire.PullRequest) -> dict[str, Any]:
     plain: dict[str, Any] = converter.unstructure(request)
     return {key: value for key, value in plain.items() if value is not None}
 

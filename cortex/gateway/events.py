@@ -6,7 +6,7 @@ behind is told how many it missed. Kinds are lower-case words joined by ``_``: `
 ``model_loaded``, ``model_unloading``, ``model_unloaded``, ``model_recovering``, ``model_failed``
 (all derived from the fleet's snapshots by `gateway.fleet_changes`), ``model_evicted`` (with its
 reason, from whoever decides), ``pinned``, ``unpinned``, ``reloaded``,
-``circuit_opened``, ``circuit_closed``.
+``circuit_opened``, ``circuit_closed``, ``pull_started``, ``pull_ended``.
 """
 
 from __future__ import annotations

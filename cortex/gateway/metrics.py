@@ -128,6 +128,9 @@ class GatewayMetrics:
             ("result",),
         )
         self.output_at = -math.inf  # trio's clock, when output of a model last passed
+        self._pulls = accumulators.counter(
+            r, "cortex_pulls", "Pulls ordered here, by how they ended.", ("node", "result")
+        )
         self._spend = accumulators.counter(
             r, "cortex_spend_tokens", "Tokens charged to a key, by kind.", ("key", "model", "kind")
         )
@@ -193,6 +196,9 @@ class GatewayMetrics:
     def readiness_probe(self, result: str) -> None:
         """*result* is one of `readiness.RESULTS`."""
         self._readiness(result).inc()
+
+    def pull_ended(self, node: str, result: str) -> None:
+        self._pulls(node, result).inc()
 
     def observe_fleet(self, nodes: Callable[[], Iterable[NodeSnapshot]]) -> None:
         """Show what *nodes* returns at each scrape. Once per registry."""

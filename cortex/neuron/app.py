@@ -32,7 +32,9 @@ from cortex.neuron.inference import Inference, unserved
 from cortex.neuron.jobs import Call
 from cortex.neuron.ledger import Ledger
 from cortex.neuron.lifecycle import Lifecycle
-from cortex.neuron.metrics import NeuronMetrics, SnapshotCollector
+from cortex.neuron.metrics import NeuronMetrics, PullMetrics, SnapshotCollector
+from cortex.neuron.pull_api import PullApi
+from cortex.neuron.pulls import Pulls
 from cortex.neuron.read_text import read_text
 from cortex.neuron.readiness import Readiness
 from cortex.neuron.restart import Restarter, inherited_listener
@@ -98,6 +100,7 @@ async def run(
         places = {"state": config.state_directory, "models": cache_directory(config)}
         disk = DiskMonitor("neuron_disk_free_bytes", "neuron_disk_size_bytes", places)
         served = trio.Event()
+        pulls = Pulls(sources)
         async with trio.open_nursery() as nursery:
             api = _api(
                 config,
@@ -112,10 +115,12 @@ async def run(
                 nursery,
                 disk,
             )
+            pulls.on_ended = PullMetrics(api.registry, lambda: pulls.under_way).ended
             for slot in slots:
                 await nursery.start(slot.thread.run, name=slot.thread.name)
             await nursery.start(monitor.run, name="health monitor")
             await nursery.start(lifecycle.run, name="lifecycle")
+            await nursery.start(pulls.run, name="pulls")
             nursery.start_soon(restarter.run, name="restarter")
             nursery.start_soon(disk.run, name="disk monitor")
             lifecycle.expect(legacy.requests)
@@ -131,7 +136,7 @@ async def run(
                 await stop()
                 systemd.stopping(config.drain_seconds + UNLOAD_SECONDS + GRACE_SECONDS)
 
-            url = await nursery.start(_serve, api, config, listener, stopping, served)
+            url = await nursery.start(_serve, api, pulls, config, listener, stopping, served)
             nursery.start_soon(_say_ready, systemd, slots, name="readiness")
             task_status.started(url)
             await served.wait()
@@ -217,6 +222,7 @@ def _api(
 
 async def _serve(
     api: NeuronApi,
+    pulls: Pulls,
     config: NeuronConfig,
     listener: socket.socket,
     stop: Callable[[], Awaitable[None]],
@@ -227,7 +233,7 @@ async def _serve(
     """Serve until *stop*; from then on nothing new is admitted and what runs may end. Then sets
     *served*."""
     edge = Edge(
-        api.routes(),
+        [*api.routes(), *PullApi(pulls).routes()],
         render_error=render_error,
         guard=token_guard(config.token),
         ended=unserved,
@@ -238,6 +244,7 @@ async def _serve(
         log.info("draining", seconds=config.drain_seconds)
         api.lifecycle.drain()
         api.admission.close()
+        pulls.close()
 
     async with trio.open_nursery() as nursery:
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,6 +24,7 @@ from cortex.errors import CortexError
 from cortex.neuron.embedding import Embedding, EmbeddingJob
 from cortex.neuron.generation import Completion
 from cortex.neuron.job import Job
+from cortex.wire import neuron as wire
 from cortex.wire.neuron import DeviceHealth, Model
 
 # Seconds. First tokens wait for a prefill of anything from a word to a long context.
@@ -150,6 +151,24 @@ class NeuronMetrics:
             self._queue.labels(model).observe(max(0.0, embedding.scheduled_at - added))
             self._duration.labels(model).observe(max(0.0, embedding.ended_at - added))
             self._finished.labels(model, end).inc()
+
+
+class PullMetrics:
+    """Of pulls; *under_way* says how many there are now. Without the model, as of failed loads."""
+
+    def __init__(self, registry: CollectorRegistry, under_way: Callable[[], int]) -> None:
+        self._ended = Counter(
+            "neuron_pulls_total", "Pulls of a model's files.", ["result"], registry=registry
+        )
+        self._bytes = Counter(
+            "neuron_pulled_bytes_total", "Bytes of files that pulls brought.", registry=registry
+        )
+        gauge = Gauge("neuron_pulls_under_way", "Pulls that run or wait.", registry=registry)
+        gauge.set_function(under_way)
+
+    def ended(self, pull: wire.Pull) -> None:
+        self._ended.labels(pull.status).inc()
+        self._bytes.inc(pull.fetched or 0)
 
 
 class SnapshotCollector(Collector):

@@ -122,9 +122,7 @@ def demo_neuron(state: Path, **settings: Any) -> Iterator[DemoNeuron]:
         default_models=(DefaultModel(DEMO),),
         state_directory=state,
         threads=1,
-        offline=True,
-        hf_cache=state / "hub",
-        **{"drain_seconds": 5.0, **settings},
+        **{"offline": True, "hf_cache": state / "hub", "drain_seconds": 5.0, **settings},
     )
     started: list[tuple[str, trio.lowlevel.TrioToken, trio.Event]] = []
     ready = threading.Event()

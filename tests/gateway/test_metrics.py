@@ -54,6 +54,7 @@ def record_everything(metrics: GatewayMetrics, fleet: Fleet) -> None:
     metrics.load_failed("m", "a")
     metrics.eviction("m", "a", "idle")
     metrics.readiness_probe("ok")
+    metrics.pull_ended("a", "pulled")
     metrics.observe_fleet(fleet.nodes)
     metrics.observe_queue(lambda: {"m": 3})
     metrics.observe_certificate(lambda: 2e9)
@@ -75,6 +76,7 @@ FAMILIES = {
     "cortex_request_errors_total": REPLICA | {"reason"},
     "cortex_cold_starts_total": REPLICA,
     "cortex_evictions_total": REPLICA | {"reason"},
+    "cortex_pulls_total": {"node", "result"},
     "cortex_time_to_first_token_seconds": REPLICA,
     "cortex_tokens_per_second": REPLICA,
     "cortex_inter_token_seconds": REPLICA,
