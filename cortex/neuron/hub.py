@@ -33,7 +33,13 @@ from cortex.neuron.hub_files import (
     choose_files,
     choose_weights,
 )
-from cortex.neuron.hub_listing import Listing, OutOfReach, list_files
+from cortex.neuron.hub_listing import (
+    Listing,
+    OutOfReach,
+    UnknownRepository,
+    list_files,
+    near_names,
+)
 from cortex.neuron.partial_file import draft_of, held, is_there, remove_orphans
 from cortex.neuron.snapshots import MAIN, Place, cached, link, write_ref
 from cortex.neuron.verification import blobs_of, damaged_files
@@ -43,6 +49,7 @@ if TYPE_CHECKING:  # it needs numpy, and this is to run without
     from cortex.neuron.jobs import ReportProgress
 
 PARALLEL_FILES = 4
+NEAR_SECONDS = 5.0  # for a hint
 SPARE_BYTES = 64 << 20  # of the disk, that a fetch leaves free
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as the hub's own tools have it
 
@@ -124,7 +131,19 @@ class HuggingFaceHub:
         "verify", and what is damaged is fetched anew; `CheckpointError` where the hub is out of
         reach for that.
         """
-        return await self._get(repository, revision, quant, progress, "all", verify=verify)
+        try:
+            return await self._get(repository, revision, quant, progress, "all", verify=verify)
+        except UnknownRepository as exc:
+            names: list[str] = []
+            with trio.move_on_after(NEAR_SECONDS):
+                names = await trio.to_thread.run_sync(
+                    partial(near_names, repository, endpoint=self.endpoint, token=self.token),
+                    abandon_on_cancel=True,
+                )
+            if not names:
+                raise
+            hint = f"did you mean {clip(', '.join(names), 300)}?"
+            raise CheckpointError(f"{exc.message}; {hint}") from exc
 
     async def _get(
         self,

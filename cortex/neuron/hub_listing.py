@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,9 +13,15 @@ from cortex.neuron.download import REFUSALS, refuse
 from cortex.neuron.hub_files import RemoteFile
 from cortex.neuron.snapshots import COMMIT
 
+SEARCHED = 200  # models of an author, or of a name, that are looked through
+
 
 class OutOfReach(Exception):
     """The hub cannot be reached, or must not be."""
+
+
+class UnknownRepository(CheckpointError):
+    """The hub has no such repository, as far as this token may see."""
 
 
 @attrs.frozen
@@ -46,7 +54,7 @@ def list_files(
             f"{clip(repository)} is gated: accept its terms and set HF_TOKEN"
         ) from exc
     except RepositoryNotFoundError as exc:
-        raise CheckpointError(
+        raise UnknownRepository(
             f"the hub has no model {clip(repository)}, or shows it to others only"
         ) from exc
     except RevisionNotFoundError as exc:
@@ -63,6 +71,28 @@ def list_files(
     if not info.sha or not COMMIT.fullmatch(info.sha):
         raise CheckpointError(f"the hub names no commit of {clip(repository)}")
     return Listing(info.sha, tuple(_remote_files(info.siblings or ())))
+
+
+def near_names(repository: str, *, endpoint: str | None, token: str | None) -> list[str]:
+    """Models of the hub that *repository* may have been meant to be; none where it does not say."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint, token=token or False)
+    author, _, name = repository.partition("/")
+    searches = (
+        partial(api.list_models, author=author, limit=SEARCHED),
+        partial(api.list_models, search=name, limit=SEARCHED),
+    )
+    for search in searches:
+        try:
+            models = [model.id for model in search()]
+        except Exception:  # it is a hint: whatever goes wrong, the error is told without it
+            return []
+        names = {model.casefold(): model for model in models}
+        near = difflib.get_close_matches(repository.casefold(), names, n=3, cutoff=0.6)
+        if near:
+            return [names[each] for each in near]
+    return []
 
 
 def _remote_files(siblings: Any) -> list[RemoteFile]:

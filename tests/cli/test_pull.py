@@ -145,6 +145,30 @@ def test_damage_is_repaired(pull, hub, tmp_path):
     assert "repaired:" not in pull("org/model", "--verify").stdout
 
 
+def test_a_terminal_shows_a_bar_and_ctrl_c_keeps_what_came(pull, hub, terminal, tmp_path):
+    hub.hub.stall_after = 2_000_000
+    with terminal("pull", "org/model") as screen:
+        screen.until("org/model: download")
+        screen.until(" MiB of 2.9 MiB")
+        screen.interrupt()
+        screen.until("the next pull goes on from there")
+        assert screen.ended() == 1
+    hub.hub.stall_after = None
+    hub.soon(hub.hub.release.set)
+    with terminal("pull", "org/model") as screen:
+        screen.until("org/model is here, 2.9 MiB fetched")
+        assert screen.ended() == 0
+    assert hub.hub.bodies(SINGLE)[-1].headers["range"].startswith("bytes=")
+
+
+def test_a_name_that_is_not_there_is_told_with_those_that_are_near(pull, hub):
+    hub.hub.known = ["org/model", "other/model", "else/what"]
+    result = pull("org/modle")
+    assert result.exit_code == 1
+    assert "the hub has no model org/modle" in result.stderr
+    assert "did you mean org/model, other/model?" in result.stderr
+
+
 def process(hub, tmp_path, *words):
     """The command as a process, with no torch to be had."""
     return subprocess.Popen(

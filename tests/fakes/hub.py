@@ -53,6 +53,7 @@ class FakeHub:
     status: dict[str, int] = attrs.field(factory=dict)  # of a file, in place of 200 and 206
     instead: dict[str, bytes] = attrs.field(factory=dict)  # sent in place of what was announced
     announced: list[dict[str, Any]] = attrs.field(factory=list)  # further entries of the listing
+    known: list[str] = attrs.field(factory=list)  # what a search finds, whatever is sought
     ranges: bool = True  # False: all is sent whatever part was asked for
     cuts: deque[int] = attrs.field(factory=deque)  # the next bodies end after so many bytes
     stall_after: int | None = None  # bodies of large files stop there until ``release``
@@ -80,10 +81,15 @@ class FakeHub:
         """Answer; False where the connection is to end."""
         known, _, revision = asked.path.partition("/revision/")
         if known == f"/api/models/{self.repository}" and revision:
-            if unquote(revision) not in self.revisions:
+            if unquote(revision) not in self.revisions:  # said by a header, as the hub does
                 gone = {"x-error-code": "RevisionNotFound"}
                 return await _send(http, stream, 404, gone, b"")
             return await self._send_listing(http, stream)
+        if asked.path == "/api/models":
+            found = json.dumps([{"id": name} for name in self.known]).encode()
+            return await _send(http, stream, 200, {"content-type": "application/json"}, found)
+        if revision:
+            return await _send(http, stream, 404, {"x-error-code": "RepoNotFound"}, b"")
         name = asked.file
         if name not in self.files:
             return await _send(http, stream, 404, {}, b"")

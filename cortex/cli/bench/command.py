@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,7 +122,10 @@ def bench(
         model = model or choose_model(client.get("/v1/models").get("data") or [])
     if options["seed"] is None:
         options["seed"] = int.from_bytes(os.urandom(4), "big")
-    results = _measured(endpoint, key or os.environ.get("CORTEX_API_KEY"), model, options)
+    key = key or os.environ.get("CORTEX_API_KEY")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise Misconfigured("--key: this can be no key")
+    results = _measured(endpoint, key, model, options)
     told = record.record(_told(endpoint, model, options), results)
     compared = _compared(before, told)
     if save is not None:
@@ -160,6 +164,7 @@ def _measured(endpoint: str, key: str | None, model: str, options: Json) -> Sequ
         from cortex.cli.bench.run import run
         from cortex.gateway.upstream import PooledUpstream
 
+        gc.collect()  # not in the middle of it
         async with PooledUpstream(options["timeout"]) as upstream:
             asked = Endpoint(
                 upstream,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from array import array
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from cortex.cli.bench.dialects import Answer, Dialect, error_of
 from cortex.cli.bench.plan import Amount, Cell
 from cortex.cli.bench.prompts import Length, Prompts
 from cortex.cli.bench.statistics import Sample
-from cortex.errors import UpstreamError
+from cortex.errors import CortexError
 from cortex.gateway.upstream import Broken, Call, Refused, Upstream, UpstreamResponse
 from cortex.wire import json
 from cortex.wire.sse import FrameReader, FrameTooLong
@@ -66,7 +65,7 @@ class Endpoint:
                 answer.error = REFUSED
             except (Broken, FrameTooLong):
                 answer.error = "broke off"
-            except UpstreamError as exc:
+            except CortexError as exc:
                 answer.error = str(exc.error_code)
         if patience.cancelled_caught:
             answer.error = "took too long"
@@ -127,7 +126,6 @@ async def measure(
     """Keep ``cell.concurrency`` requests under way until *amount* is asked; all are waited for."""
     samples: list[Sample] = []
     asked = 0
-    gc.collect()  # not in the middle of it
     began, busy = trio.current_time(), cpu_time()
     deadline = began + (float("inf") if amount.seconds is None else amount.seconds)
 

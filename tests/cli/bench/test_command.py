@@ -123,6 +123,7 @@ def test_an_error_of_the_first_request_is_told(bench):
         (["--compare", "/does/not/exist"], "No such file"),
         (["--dialect", "grpc"], "grpc"),
         (["--requests", "0"], "requests"),
+        (["--model", "m", "--key", "a\nb"], "no key"),
     ],
 )
 def test_wrong_options_end_with_2(bench, words, told):
