@@ -50,10 +50,11 @@ class Place:
         return [file for file in files if not is_there(self.snapshot / file.name, file)]
 
     def discard(self, file: RemoteFile) -> None:
-        """Take *file* out of the snapshot, and its blob away. Who reads it may go on."""
+        """Take *file* out of the snapshot, and its blob away. Who reads it may go on. What a link
+        out of the cache leads to is somebody else's, and stays."""
         name = self.snapshot / file.name
-        for path in (name.resolve(), name, self.blob(file)):
-            path.unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
+        self.blob(file).unlink(missing_ok=True)
 
 
 def cached(

@@ -199,6 +199,18 @@ async def test_what_is_damaged_is_fetched_again(tmp_path: Path, name: str) -> No
         assert path.resolve() == it.folder / "blobs" / etag(name, FILES[name])
 
 
+async def test_what_a_link_out_of_the_cache_leads_to_stays(tmp_path: Path) -> None:
+    async with puller(tmp_path) as it:
+        path = (await it.pull()).path / SINGLE
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_bytes(b"x" * len(WEIGHTS))
+        path.unlink()
+        path.symlink_to(elsewhere)
+        assert (await it.pull(verify=True)).repaired == (SINGLE,)
+        assert path.read_bytes() == WEIGHTS
+        assert elsewhere.read_bytes() == b"x" * len(WEIGHTS)
+
+
 async def test_damage_is_found_without_the_hub_too(tmp_path: Path) -> None:
     async with puller(tmp_path) as it:
         path = (await it.pull()).path / SINGLE
