@@ -127,9 +127,15 @@ class UpstreamAnswer:
         body = await self.receive()
         if not self.complete or self._parts:
             whole = bytearray(body)
-            while len(whole) <= limit and (data := await self.receive()):
-                whole += data
-            body = bytes(whole)
+            try:
+                while len(whole) <= limit and (data := await self.receive()):
+                    whole += data
+                if len(whole) > limit:
+                    raise Broken(f"the neuron's answer is larger than {limit} bytes")
+                body = bytes(whole)
+            finally:
+                # An error keeps this frame, and what it holds, until the collector comes by.
+                whole.clear()
         if len(body) > limit:
             raise Broken(f"the neuron's answer is larger than {limit} bytes")
         return body

@@ -76,6 +76,7 @@ class FrameReader:
         # A frame may end with the next byte: look again from three bytes back.
         self._scanned = max(0, len(buffer) - 3)
         if len(buffer) > MAX_FRAME:
+            buffer.clear()  # nobody wants it, and the error may live as long as its traceback
             raise FrameTooLong(f"an event of more than {MAX_FRAME} bytes")
         return frames
 

@@ -413,6 +413,22 @@ async def test_a_body_of_the_smallest_chunks_is_read_whole():
         assert upstream.idle_connections == 1
 
 
+@pytest.mark.parametrize("end", [b"200\r\n" + b"x" * 512 + b"\r\n", b"no chunk\r\n", b""])
+async def test_the_error_of_a_large_answer_does_not_hold_it(end):
+    """It lives until the collector finds it in its cycle of frames, which may take minutes."""
+    large = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    async with serving(saying(CHUNKED, *[large] * 3, end)) as (server, upstream):
+        with pytest.raises(Broken) as raised:
+            async with upstream.call(Call(server.url, "/x", b"")) as response:
+                await response.read(3 * 0x8000)
+    trace, held = raised.tb, 0
+    while trace is not None:
+        values = list(trace.tb_frame.f_locals.values())
+        held += sum(len(value) for value in values if isinstance(value, bytearray))
+        trace = trace.tb_next
+    assert held == 0
+
+
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", CHUNKED, CHUNKED + b"1\r\na\r\n"])
 async def test_a_server_that_falls_silent_is_given_up(said):
     async with serving(saying(said, stay=True), stall=0.05) as (server, upstream):

@@ -103,6 +103,7 @@ def test_a_frame_without_end_is_refused(monkeypatch):
     reader = FrameReader()
     with pytest.raises(FrameTooLong):
         reader.feed(b"data: " + b"x" * 100)
+    assert reader.empty  # it holds nothing of it
     assert len(FrameReader().feed(b"data: x\n\n" * 100)) == 100
 
 
