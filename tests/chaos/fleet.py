@@ -202,7 +202,10 @@ def gateway(
     ]
     config.write_text("\n".join(lines))
     entries = [f'[[models]]\nid = "{MODEL}"\nvram_mb = 10\n']
-    entries += [f'[[models]]\nid = "{DEMO}"\n', '[[models]]\nid = "other"\nsource = "demo"\n']
+    entries += [
+        f'[[models]]\nid = "{DEMO}"\n',
+        '[[models]]\nid = "other"\nsource = "demo"\nvram_mb = 10\n',
+    ]
     (folder / f"{name}.models.toml").write_text("\n".join(entries))
     environ = {"STATE_DIRECTORY": str(folder / f"{name}.state"), **options.pop("environ", {})}
     return Gateway(
