@@ -9,6 +9,7 @@ There is no total timeout: a connect timeout, and a bound on the silence between
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections import deque
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from cortex.errors import Overloaded
 from cortex.gateway.connection import Connection, Lost, connect
 from cortex.gateway.upstream_answer import Broken, Refused, UpstreamAnswer
 from cortex.service import logs
+from cortex.service.serve import EXHAUSTED
 
 __all__ = ["Broken", "Call", "PooledUpstream", "Refused", "Upstream", "UpstreamResponse"]
 
@@ -274,6 +276,10 @@ class PooledUpstream:
             if isinstance(exc, trio.TooSlowError):
                 waited = f"{CONNECT_SECONDS:g} s"
                 raise Refused(f"no connection to the neuron within {waited}") from None
+            if isinstance(exc, OSError) and exc.errno in EXHAUSTED:  # ours: no word on the neuron
+                cause = os.strerror(exc.errno or 0)
+                log.error("no connection to a neuron can be made", cause=cause)
+                raise Overloaded("the gateway can open no more connections") from exc
             if isinstance(exc, OSError | trio.BrokenResourceError):
                 raise Refused("the neuron refused the connection") from exc
             raise

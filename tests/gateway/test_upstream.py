@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -232,6 +233,18 @@ async def test_a_connect_that_fails_gives_its_place_back(monkeypatch):
             with pytest.raises(Refused):
                 async with upstream.call(Call(f"http://127.0.0.1:{port}", "/x", b"")):
                     pass
+
+
+async def test_running_out_of_descriptors_is_not_the_neurons_fault(monkeypatch):
+    async def none_left(*_):
+        raise OSError(errno.EMFILE, "none left")
+
+    async with serving(answering) as (server, upstream):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "connect", none_left)
+            with pytest.raises(Overloaded, match="no more connections"):
+                await ask(upstream, server)
+        assert await ask(upstream, server) == b"ok"
 
 
 async def test_a_pooled_connection_that_ends_late_was_not_stale(mock_clock, monkeypatch):
