@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import zipapp
+from fakes import package_files, zipapp
+from fakes.throwaway_root import ThrowawayRoot
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +20,21 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the tests unpack `slim`, so that it is done once."""
     return tmp_path_factory.mktemp("shiv")
+
+
+@pytest.fixture(scope="session")
+def gateway_deb(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (path,) = package_files.build(tmp_path_factory.mktemp("deb"), "deb", "--zipapp", slim)
+    return path
+
+
+@pytest.fixture(scope="session")
+def gateway_rpm(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (path,) = package_files.build(tmp_path_factory.mktemp("rpm"), "rpm", "--zipapp", slim)
+    return path
+
+
+@pytest.fixture(scope="module")
+def throwaway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayRoot]:
+    with ThrowawayRoot(tmp_path_factory.mktemp("root")) as own:
+        yield own
