@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import package_files, zipapp
 from fakes.package_files import PYTHON, ROOT, succeed, unpack_rpm
-from fakes.programs import program
+from fakes.programs import program, unavailable
 from fakes.role_process import RoleProcess, get_json, write_gateway_config
 from fakes.throwaway_root import ThrowawayRoot
 
@@ -108,6 +108,29 @@ def test_a_source_rpm_builds_the_zipapp_itself(tmp_path: Path) -> None:
     (tmp_path / "shiv").mkdir()
     done = zipapp.finished(tmp_path / "payload/usr/bin/cortex", tmp_path / "shiv", "version")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_script_for_copr_writes_a_spec_and_its_sources(tmp_path: Path) -> None:
+    git = program("git")
+    if not (ROOT / ".git").exists():
+        unavailable("this is no checkout")
+    script = ROOT / "packaging" / "rpm" / "copr" / "script"
+    command = ["env", f"REPOSITORY={ROOT}", "FLAVOUR=cpu", script]
+    succeed(*command, folder=tmp_path)
+    (archive,) = tmp_path.glob("cortex-*.tar.gz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [archive.name, "cortex-neuron.spec"]
+    )
+    commit = succeed(git, "-C", ROOT, "rev-parse", "HEAD").strip()
+    text = (tmp_path / "cortex-neuron.spec").read_text()
+    assert f"%global stamp_commit {commit}\n" in text
+    assert "%global stamp_prebuilt 0\n" in text
+
+
+def test_the_scripts_are_sound() -> None:
+    names = ("postinst", "prerm", "postrm", "flavour.postinst")
+    scripts = [ROOT / "packaging" / "deb" / name for name in names]
+    succeed(program("shellcheck"), *scripts, ROOT / "packaging/rpm/copr/script")
 
 
 def test_it_installs_upgrades_and_goes(
