@@ -24,10 +24,12 @@ FACTS = re.compile(r"^BUILD = (\{.*\})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Facts:
-    """The Python (`3.11`) and the machine (`x86_64`) that an archive was built for."""
+    """The Python (`3.11`) and the machine (`x86_64`) that an archive was built for, and which of
+    shiv.spec's flavours it is."""
 
     python: str
     machine: str
+    flavour: str
 
 
 def facts_of(archive: Path) -> Facts:
@@ -35,12 +37,13 @@ def facts_of(archive: Path) -> Facts:
     try:
         with zipfile.ZipFile(archive) as opened:
             found = FACTS.search(opened.read("__main__.py").decode())
+            flavour = opened.read("site-packages/cortex/flavour.txt").decode().strip()
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise PackagingError(f"{archive} is no zipapp of cortex: {error}") from error
     if found is None:
         raise PackagingError(f"{archive} is no zipapp of cortex: it names no build")
     built = ast.literal_eval(found[1])
-    return Facts(built["python"].removeprefix("Python "), built["machine"])
+    return Facts(built["python"].removeprefix("Python "), built["machine"], flavour)
 
 
 def interpreter_of(facts: Facts) -> str:

@@ -84,7 +84,8 @@ def documents_of(tree: Path, package: str) -> list[str]:
     for folder in folders:
         files = (path for path in (tree / folder).rglob("*") if path.is_file())
         names += sorted(path.relative_to(tree).as_posix() for path in files)
-    return [name for name in names if "__pycache__" not in name]
+    # What writes the dashboards stays in the tree.
+    return [name for name in names if not name.endswith((".py", ".pyc"))]
 
 
 def pages_of(job: Job) -> dict[str, str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
+import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert done.returncode == 0, done.stderr
     program("rpmbuild"), program("dpkg-deb")
     built = package_files.build(folder, "all", "--flavour", "cpu", "--zipapp", zipapp)
+    return by_name(built)
+
+
+def by_name(built: list[Path]) -> dict[str, Path]:
     return {re.split(r"[-_]\d", path.name)[0] + path.suffix: path for path in built}
+
+
+@pytest.fixture(scope="module")
+def light(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The packages for CUDA, around a small archive that says it was built so."""
+    folder = tmp_path_factory.mktemp("cuda")
+    zipapp = folder / "cortex.pyz"
+    shutil.copy(slim, zipapp)
+    with warnings.catch_warnings(), zipfile.ZipFile(zipapp, "a") as archive:
+        warnings.simplefilter("ignore")  # of two members of a name the last counts
+        archive.writestr("site-packages/cortex/flavour.txt", "cuda\n")
+    return by_name(package_files.build(folder, "all", "--flavour", "cuda", "--zipapp", zipapp))
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +74,51 @@ def environment_of_the_unit() -> dict[str, str]:
     return {**found, "STATE_DIRECTORY": STATE, "CACHE_DIRECTORY": CACHE}
 
 
-def test_a_flavour_brings_the_program_and_excludes_the_other(made: dict[str, Path]) -> None:
-    assert set(made) == {
-        f"{name}.{kind}"
-        for name in ("cortex-neuron", "cortex-neuron-cpu")
-        for kind in ("rpm", "deb")
-    }
-    rpm = program("rpm")
-    package = made["cortex-neuron-cpu.rpm"]
-    assert succeed(rpm, "-qp", "--conflicts", package).strip() == "cortex-neuron-cuda"
+def check_flavour(made: dict[str, Path], own: str, other: str) -> None:
+    names = ("cortex-neuron", f"cortex-neuron-{own}")
+    assert set(made) == {f"{name}.{kind}" for name in names for kind in ("rpm", "deb")}
+    rpm, package = program("rpm"), made[f"cortex-neuron-{own}.rpm"]
+    assert succeed(rpm, "-qp", "--conflicts", package).strip() == f"cortex-neuron-{other}"
     needed = succeed(rpm, "-qp", "--requires", package).splitlines()
     assert f"python(abi) = {PYTHON}" in needed
     assert not [line for line in needed if ".so" in line]
     assert "/usr/lib/cortex-neuron/cortex.pyz" in succeed(rpm, "-qlp", package)
     assert "/usr/lib/cortex-neuron" not in succeed(rpm, "-qlp", made["cortex-neuron.rpm"])
-    told = succeed("dpkg-deb", "--field", made["cortex-neuron-cpu.deb"], "Conflicts")
-    assert told.strip() == "cortex-neuron-cuda"
+    told = succeed("dpkg-deb", "--field", made[f"cortex-neuron-{own}.deb"], "Conflicts")
+    assert told.strip() == f"cortex-neuron-{other}"
 
 
-def test_rpmlint_and_lintian_find_nothing_wrong(made: dict[str, Path]) -> None:
+def test_a_flavour_brings_the_program_and_excludes_the_other(
+    made: dict[str, Path], light: dict[str, Path]
+) -> None:
+    check_flavour(made, "cpu", "cuda")
+    check_flavour(light, "cuda", "cpu")
+
+
+def test_rpmlint_and_lintian_find_nothing_wrong(light: dict[str, Path]) -> None:
     config = ROOT / "packaging" / "rpm" / "rpmlint.toml"
-    told = succeed(
-        program("rpmlint"), "--config", config, *(p for n, p in made.items() if "rpm" in n)
-    )
+    rpms = [path for name, path in light.items() if name.endswith(".rpm")]
+    told = succeed(program("rpmlint"), "--config", config, *rpms)
     assert " 0 errors" in told, told
     suppressed = ROOT / "packaging" / "deb" / "lintian-suppressed"
     command = [program("lintian"), "--allow-root", "--tag-display-limit", "0"]
-    debs = [path for name, path in made.items() if name.endswith(".deb")]
+    debs = [path for name, path in light.items() if name.endswith(".deb")]
     assert succeed(*command, "--suppress-tags-from-file", suppressed, *debs) == ""
+
+
+def test_an_archive_of_another_flavour_is_refused(slim: Path, tmp_path: Path) -> None:
+    script = ROOT / "packaging" / "packages"
+    command = [sys.executable, str(script), "deb", "--flavour", "cpu", "--zipapp", str(slim)]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is of the flavour slim, not cpu" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_stands_beside_the_gateway_with_a_user_of_its_own(installed: ThrowawayRoot) -> None:
@@ -119,8 +155,10 @@ def test_the_installed_neuron_serves_a_token_as_its_user(
         assert answer["usage"]["completion_tokens"] == 1
         installed.run("pkill", "-TERM", "-u", "cortex-neuron", "-f", "cortex-neuron neuron")
         assert neuron.wait(seconds=60) == 0
-    assert installed.path(f"{CACHE}").is_dir()
-    assert installed.run("cortex-neuron", "version").startswith("cortex ")
+    # It runs from what the service's own folder holds by now.
+    version = ("env", f"SHIV_ROOT={CACHE}", "cortex-neuron", "version")
+    told = installed.run(*version, user="cortex-neuron")
+    assert re.match(r"cortex .*cpu.* torch \d", told)
 
 
 def test_a_purge_leaves_the_gateway_alone(installed: ThrowawayRoot) -> None:
