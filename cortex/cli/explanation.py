@@ -118,10 +118,15 @@ def _places(entry: CatalogueEntry, config: GatewayConfig | None) -> str:
     floor = entry.min_device_vram_mb
     device = f", on a device of {floor} MiB or more" if floor else ""
     if entry.pinned_on:
-        where = f"may be loaded on {', '.join(entry.pinned_on)} alone and is never evicted there"
-        known = {node.name for node in config.neurons} if config is not None else None
-        if known is not None and not known & set(entry.pinned_on):
+        names = ", ".join(entry.pinned_on)
+        where = f"may be loaded on {names} alone and is never evicted there"
+        nodes = [
+            node for node in (config.neurons if config else ()) if node.name in entry.pinned_on
+        ]
+        if config is not None and not nodes:
             where += ", and no such neuron is configured: it can be loaded nowhere"
+        elif nodes and all(node.kind == OPENAI for node in nodes):
+            return f"is had from {names} alone, where nothing is loaded on request"
         return where + device
     if config is None:
         return f"may be loaded on every neuron{device}"

@@ -13,7 +13,7 @@ import attrs
 from cortex.cli.doctor.peer import Heard, ask
 from cortex.config.catalogue import CatalogueEntry
 from cortex.config.gateway import OPENAI, NeuronNode
-from cortex.errors import BadRequest
+from cortex.errors import BadRequest, CortexError
 from cortex.gateway import foreign
 from cortex.gateway.fleet import NodeSnapshot
 from cortex.wire import neuron as wire
@@ -22,6 +22,7 @@ from cortex.wire.converter import structure
 T = TypeVar("T")
 
 AT_ONCE = 16  # neurons asked side by side
+NO_SUCH_ROUTE = frozenset({404, 405, 501})
 ESTIMATE_SECONDS = 60.0  # a neuron may have to fetch a model's headers
 
 
@@ -52,12 +53,10 @@ def estimates(
 
 
 def _look(node: NeuronNode) -> Seen:
-    unknown = NodeSnapshot(node.name, node.endpoint, lifecycle=node.kind != OPENAI)
-    asking = _asking(node)
     if node.kind == OPENAI:
-        url = foreign.base_url(node.endpoint) + foreign.MODELS_PATH
-        heard = asking(url, headers=foreign.headers_for(node))
-        return Seen(node, heard, attrs.evolve(unknown, healthy=heard.good))
+        return _look_at_foreign(node)
+    unknown = NodeSnapshot(node.name, node.endpoint)
+    asking = _asking(node)
     base = node.endpoint.rstrip("/")
     heard = asking(f"{base}/health", token=node.token)
     health = _typed(heard.body, wire.Health) if heard.good else None
@@ -77,6 +76,23 @@ def _look(node: NeuronNode) -> Seen:
         models=tuple(model for model in models if model is not None),
     )
     return Seen(node, heard, snapshot, None if version is None else version.version)
+
+
+def _look_at_foreign(node: NeuronNode) -> Seen:
+    """A server of another make tells what it lists, or that it has no list."""
+    unknown = NodeSnapshot(node.name, node.endpoint, lifecycle=False)
+    url = foreign.base_url(node.endpoint) + foreign.MODELS_PATH
+    heard = _asking(node)(url, headers=foreign.headers_for(node))
+    try:
+        if heard.good:
+            models = foreign.models_of(node, heard.body)
+        elif heard.status in NO_SUCH_ROUTE and node.models is not None:
+            models = foreign.mapped_models(node)
+        else:
+            return Seen(node, heard, unknown)
+    except CortexError as exc:
+        return Seen(node, Heard(error=exc.message), unknown)
+    return Seen(node, heard, attrs.evolve(unknown, healthy=True, models=models))
 
 
 def _estimate(nodes: Sequence[NeuronNode], entry: CatalogueEntry) -> wire.Estimate | str:

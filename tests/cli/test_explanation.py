@@ -82,6 +82,8 @@ def test_models_come_from_somewhere_and_may_go_somewhere():
     assert "may be loaded on gpu1 alone and is never evicted there" in text
     assert "no such neuron is configured: it can be loaded nowhere" in text
     assert "gpt-4 is another name for org/m." in text
+    theirs = gateway(Catalogue((CatalogueEntry("t", pinned_on=("vllm",)),)), neurons=(THEIRS,))
+    assert "is had from vllm alone, where nothing is loaded on request" in theirs
     only_theirs = gateway(Catalogue(entries[:1]), neurons=(THEIRS,))
     assert "can be loaded nowhere, since no neuron of ours" in only_theirs
     assert "may be loaded on every neuron" in "\n".join(

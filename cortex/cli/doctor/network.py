@@ -83,13 +83,17 @@ def feasible(judge: Judge, catalogue: Catalogue, seen: tuple[Seen, ...]) -> Iter
     for entry in catalogue.models.values():
         check = f"model {entry.id}"
         reasons = {node.name: infeasible(entry, node) for node in nodes}
-        elsewhere = [node.name for node in nodes if not node.lifecycle]
+        # Servers of another make load nothing: what they list is all that they have.
+        listed = [n.name for n in nodes if not n.lifecycle and n.model(entry.id) is not None]
+        unseen = [n.name for n in nodes if not n.lifecycle and not n.healthy]
         able = [name for name, reason in reasons.items() if reason is None]
         known = [node.name for node in nodes if node.discovery is not None and node.name in able]
         if known:
             yield judge.ok(check, f"fits on {', '.join(known)}")
-        elif able or elsewhere:
-            where = ", ".join(able or elsewhere)
+        elif listed:
+            yield judge.ok(check, f"is listed by {', '.join(listed)}")
+        elif able or unseen:
+            where = ", ".join(able or unseen)
             yield judge.warning(
                 check, f"whether it fits is not known: {where}", "see what is said of these nodes"
             )

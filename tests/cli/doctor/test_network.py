@@ -88,6 +88,25 @@ def test_models_are_feasible_somewhere_or_not(server, nobody):
     assert (nothing[0].state, "no neurons" in nothing[0].detail) == (FAILED, True)
 
 
+def test_what_a_server_of_another_make_lists_is_somewhere(server, nobody):
+    entries = (CatalogueEntry("theirs"), CatalogueEntry("not-theirs"))
+    server.on("GET", "/v1/models", {"data": [{"id": "theirs", "object": "model"}]})
+    node = NeuronNode("vllm", server.url, kind="openai", token="s3cret")
+
+    def states(node):
+        return [each.state for each in network.feasible(JUDGE, Catalogue(entries), (one(node),))]
+
+    assert network.neuron(JUDGE, one(node)).state == OK
+    assert states(node) == [OK, FAILED]
+    assert states(NeuronNode("vllm", nobody, kind="openai")) == [WARNING, WARNING]
+    server.on("GET", "/v1/models", (200, {"data": 5}))
+    assert network.neuron(JUDGE, one(node)).state == FAILED
+    server.on("GET", "/v1/models", (404, {}))
+    assert network.neuron(JUDGE, one(node)).state == FAILED
+    mapped = NeuronNode("vllm", server.url, kind="openai", models={"theirs": "a/b"})
+    assert states(mapped) == [OK, FAILED]
+
+
 WHO = "/api/whoami-v2"
 
 
