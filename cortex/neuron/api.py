@@ -12,7 +12,7 @@ import attrs
 from prometheus_client import CollectorRegistry
 
 from cortex import __version__
-from cortex.errors import CortexError, ModelNotFound, Unauthorized, clip
+from cortex.errors import CortexError, Forbidden, ModelNotFound, Unauthorized, clip
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
 from cortex.neuron.health import HealthMonitor
@@ -22,6 +22,7 @@ from cortex.neuron.prompt import chat_prompt, plain_prompt
 from cortex.neuron.readiness import Readiness
 from cortex.service import metrics, stamp
 from cortex.service.http import Answer, Guard, HttpRequest, Route
+from cortex.service.origin import is_foreign_page
 from cortex.service.reference import ReferenceRoute
 from cortex.wire import errors, json
 from cortex.wire import neuron as wire
@@ -37,11 +38,11 @@ def render_error(error: CortexError, request_id: str) -> Answer:
     return Answer(json.dumps(body), status, headers)
 
 
-def token_guard(token: str | None) -> Guard | None:
-    """Refuses requests without *token* as their bearer, but for what is public; None when the
-    neuron has none."""
+def guard_of(token: str | None) -> Guard:
+    """Refuses requests without *token* as their bearer, but for what is public; without one, web
+    pages from elsewhere."""
     if token is None:
-        return None
+        return _refuse_pages
     expected = token.encode()
 
     def guard(request: HttpRequest, route: Route) -> None:
@@ -53,6 +54,11 @@ def token_guard(token: str | None) -> Guard | None:
             raise Unauthorized("this neuron needs its token as a bearer")
 
     return guard
+
+
+def _refuse_pages(request: HttpRequest, route: Route) -> None:
+    if is_foreign_page(request.headers):
+        raise Forbidden("web pages from elsewhere are not served by a neuron without a token")
 
 
 @attrs.frozen(eq=False)

@@ -21,7 +21,7 @@ from cortex.errors import DeviceLost
 from cortex.neuron import devices, resident_file
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
-from cortex.neuron.api import NeuronApi, render_error, token_guard
+from cortex.neuron.api import NeuronApi, guard_of, render_error
 from cortex.neuron.checkpoints import TorchCheckpoints, free_torch_memory, torch_threads
 from cortex.neuron.device_metrics import DeviceCollector
 from cortex.neuron.device_slot import DeviceSlot, thread_name
@@ -235,7 +235,7 @@ async def _serve(
     edge = Edge(
         [*api.routes(), *PullApi(pulls).routes()],
         render_error=render_error,
-        guard=token_guard(config.token),
+        guard=guard_of(config.token),
         ended=unserved,
     )
 

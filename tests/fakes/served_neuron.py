@@ -29,7 +29,7 @@ from cortex.engine.request import (
 from cortex.engine.request import Request as EngineRequest
 from cortex.neuron.activation import Activation
 from cortex.neuron.admission import Admission
-from cortex.neuron.api import NeuronApi, render_error, token_guard
+from cortex.neuron.api import NeuronApi, guard_of, render_error
 from cortex.neuron.app import FAST_PATHS
 from cortex.neuron.health import HealthMonitor
 from cortex.neuron.inference import Inference, unserved
@@ -144,7 +144,7 @@ async def served(
                 lambda: False,
                 lambda: renewals.append("renewed"),
             )
-            guard = token_guard(token)
+            guard = guard_of(token)
             edge = Edge(api.routes(), render_error=render_error, guard=guard, ended=unserved)
             url = await nursery.start(
                 partial(

@@ -13,9 +13,9 @@ from fakes.demo_neuron import DEMO, DemoNeuron
 from fakes.engine import FakeEngine
 from fakes.served_neuron import MODEL, served, until
 
-from cortex.errors import Overloaded, Unauthorized
+from cortex.errors import Forbidden, Overloaded, Unauthorized
 from cortex.neuron import api as api_module
-from cortex.neuron.api import render_error, token_guard
+from cortex.neuron.api import guard_of, render_error
 from cortex.service.http import Answer, HttpRequest, Route
 from cortex.wire import json
 
@@ -93,8 +93,7 @@ async def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.Monkey
         compare_digest = staticmethod(compare)
 
     monkeypatch.setattr(api_module, "hmac", Watched)
-    guard = token_guard("right")
-    assert guard is not None
+    guard = guard_of("right")
     for given in (None, "Bearer wrong", "Basic right"):
         with pytest.raises(Unauthorized):
             guard(ask(given), ROUTE)
@@ -102,8 +101,16 @@ async def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.Monkey
     assert [expected for _, expected in compared] == [b"right"] * 4
 
 
-def test_without_a_token_there_is_no_guard() -> None:
-    assert token_guard(None) is None
+def test_without_a_token_programs_are_served_and_web_pages_from_elsewhere_are_not() -> None:
+    guard = guard_of(None)
+
+    def order(headers: dict[str, str]) -> HttpRequest:
+        return HttpRequest("POST", "/models/load", headers, b"", {}, "r", None, received_at=0.0)
+
+    for headers in ({}, {"origin": "http://localhost:8080"}):
+        guard(order(headers), ROUTE)
+    with pytest.raises(Forbidden):
+        guard(order({"origin": "https://example.com", "content-type": "text/plain"}), ROUTE)
 
 
 def test_a_neuron_alone_says_503_where_a_gateway_says_429() -> None:

@@ -17,8 +17,8 @@ from cortex.gateway.auth.keyring import KeyRing
 from cortex.gateway.auth.strangers import Strangers
 from cortex.service import logs
 from cortex.service.http import HttpRequest, Route
+from cortex.service.origin import LOOPBACK_HOSTS, is_foreign_page
 
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
 READING = frozenset({"GET", "HEAD"})
 
@@ -40,7 +40,8 @@ class Guard:
 
     def __call__(self, request: HttpRequest, route: Route) -> None:
         """`Unauthorized` without a valid key where one is needed; `Forbidden` with one that lacks
-        the route's scope, and for strangers at admin routes nobody has a key for."""
+        the route's scope, for strangers at admin routes nobody has a key for, and for web pages
+        from elsewhere where strangers are served by default only."""
         if route.scope == PUBLIC:
             request.caller = ANONYMOUS
             return
@@ -59,7 +60,7 @@ class Guard:
         if route.scope == ADMIN:
             self._admit_admin(request, caller)
         elif caller is None:
-            self._admit_anonymous()
+            self._admit_anonymous(request)
         elif INFERENCE not in caller.scopes and not (
             ADMIN in caller.scopes and request.method in READING
         ):
@@ -72,7 +73,7 @@ class Guard:
         key = secret.presented(request.headers)
         return None if key is None else self.ring.find(key)
 
-    def _admit_anonymous(self) -> None:
+    def _admit_anonymous(self, request: HttpRequest) -> None:
         allowed = self.strangers.welcome
         if allowed is None:
             allowed = not self.ring.has_keys and is_loopback(self.listen)
@@ -82,6 +83,12 @@ class Guard:
             raise Unauthorized(
                 "this gateway has no API keys yet, and serves nobody without one: its operator "
                 "adds one with 'cortex keys add', or sets auth.anonymous"
+            )
+        # That it listens on loopback says: programs of this machine. Not what its browser reads.
+        if self.strangers.welcome is None and is_foreign_page(request.headers):
+            raise Forbidden(
+                "web pages from elsewhere need an API key, or anonymous = true in [auth] of the "
+                "gateway"
             )
 
     def _admit_admin(self, request: HttpRequest, caller: Caller | None) -> None:

@@ -97,6 +97,28 @@ def test_who_has_no_key_is_served_only_where_that_is_meant(door, listen, anonymo
         assert request.caller is None
 
 
+PAGE = {"origin": "https://example.com", "content-type": "text/plain"}
+
+
+@pytest.mark.parametrize("given", [None, "sk-dummy"])
+def test_web_pages_from_elsewhere_are_not_served_by_default(door, given):
+    its = door()
+    with pytest.raises(Forbidden, match="anonymous"):
+        its.guard(
+            asked(given, peer="127.0.0.1", host="127.0.0.1:31313", **PAGE), route("inference")
+        )
+    assert its.refusals == ["permission_error"]
+
+
+def test_web_pages_are_served_where_anybody_is_and_with_a_key(door):
+    its = door(anonymous=True)
+    its.guard(asked(**PAGE), route("inference"))
+    its = door("inference")
+    request = asked(its.inference, **PAGE)
+    its.guard(request, route("inference"))
+    assert request.caller.name == "inference"
+
+
 def test_a_key_names_its_caller(door):
     its = door("inference")
     for request in (asked(its.inference), asked(**{"x-api-key": its.inference})):
