@@ -107,6 +107,17 @@ def remove_earlier_builds(root, own):
             remove_if_unused(root, folder)
 
 
+def untrusted(root):
+    """Return the line to end with where others could put into *root* what we would run, or None."""
+    found = os.stat(root)
+    if found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o002:
+        return None
+    return (
+        "cortex: %s belongs to another user or can be written to by all, and code is run from"
+        " there: set SHIV_ROOT to a folder of your own" % root
+    )
+
+
 def announce_unpacking(root, own):
     """Say that the first start takes longer; return the line to end with if there is no room."""
     import shutil
@@ -137,6 +148,9 @@ def prepare():
     own = os.path.basename(os.path.realpath(sys.argv[0])) + "_" + BUILD["build_id"]
     try:
         os.makedirs(root, exist_ok=True)
+        line = untrusted(root)
+        if line is not None:
+            return line
         mark_in_use(root, own)
         remove_earlier_builds(root, own)
         return announce_unpacking(root, own)

@@ -203,3 +203,27 @@ def test_a_full_disk_is_told_before_unpacking(
     assert "set SHIV_ROOT" in main.announce_unpacking(str(tmp_path), "cortex.pyz_0")
     (tmp_path / "cortex.pyz_0").mkdir()
     assert main.announce_unpacking(str(tmp_path), "cortex.pyz_0") is None
+
+
+def test_nothing_is_run_from_a_folder_that_others_can_write_to(slim: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    done = finished(slim, shared, "version")
+    assert done.returncode == 2
+    assert "set SHIV_ROOT" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(shared.iterdir())
+
+
+def test_nothing_is_run_from_a_folder_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = load("zipapp_main", ROOT / "packaging" / "zipapp_main.py")
+    tmp_path.chmod(0o775)  # a group of one's own is usual
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    assert main.untrusted(str(tmp_path)) is None
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    said = main.untrusted(str(tmp_path))
+    assert (said is None) == (owner == 0)  # root may put there what it likes
