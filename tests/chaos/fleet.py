@@ -54,7 +54,8 @@ class Neuron(Process):
                 return int((await client.get("/chaos")).json()["in_flight"])
             models = (await client.get("/health")).json()["models"]
             held = ("in_flight", "queue_depth", "kv_blocks_used")
-            return sum(model[each] for model in models for each in held)
+            # An engine that has made no step yet has told nothing.
+            return sum(model.get(each, 0) for model in models for each in held)
 
 
 def fake_neuron(folder: Path, number: int = 0, **options: Any) -> Neuron:

@@ -12,7 +12,16 @@ import attrs
 import pytest
 import trio
 
-from chaos.fleet import POLL_SECONDS, Gateway, Neuron, fake_neuron, gateway, running
+from chaos.fleet import (
+    DEMO,
+    POLL_SECONDS,
+    Gateway,
+    Neuron,
+    demo_neuron,
+    fake_neuron,
+    gateway,
+    running,
+)
 from chaos.invariants import Baseline, settled
 from chaos.load import CUT, MIX, REFUSED, TOLD, WHOLE, Client, Ledger, load, until
 from chaos.neuron import GARBAGE
@@ -64,6 +73,28 @@ async def test_one_that_is_killed_under_load_and_comes_back(tmp_path):
         assert all(outcome.status in (500, 502) for outcome in here.ledger.of(REFUSED))
         assert (down, up) < (5, 16)
         await here.settled()
+
+
+async def test_one_with_an_engine_that_is_killed_in_mid_stream(tmp_path):
+    neuron, ledger = demo_neuron(tmp_path), Ledger()
+    over = gateway(tmp_path, [neuron])
+    client = Client(over.url, ledger, model=DEMO)
+    async with running([over], [neuron]):
+        await client.ask()
+        before = Baseline.of(over, [neuron])
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(partial(client.ask, max_tokens=450, ignore_eos=True))
+            with trio.fail_after(10):
+                while await over.metric("cortex_time_to_first_token_seconds_count") < 3:
+                    await trio.sleep(0.01)
+            await neuron.kill()
+        told, refused = ledger.of(TOLD), ledger.of(REFUSED)
+        assert told
+        assert all(outcome.status in (502, 503) for outcome in refused)
+        assert len(told) + len(refused) + len(ledger.of(WHOLE)) == len(ledger.outcomes)
+        await neuron.start()  # it loads what it had at its start
+        await settled(over, [neuron], ledger, before, model=DEMO)
 
 
 async def test_one_that_is_killed_while_it_loads(tmp_path):
