@@ -76,11 +76,8 @@ class Limiter:
         """
         now = self.clock()
         tokens = estimate.prompt_tokens(body) if allowance.counts_tokens else 0
-        if allowance.budget is not None and allowance.budget.left(day_of(self.wall())) < tokens:
-            budget = allowance.budget
-            raise BudgetSpent(
-                f"the API key's budget of {budget.limit} tokens a {budget.period} is used up"
-            )
+        if allowance.budget is not None:
+            _check(allowance.budget, tokens, day_of(self.wall()))
         for bucket, amount, what in (
             (allowance.requests, 1, "requests"),
             (allowance.tokens, tokens, "tokens"),
@@ -105,3 +102,14 @@ class Limiter:
             allowance.tokens.take(used - held, self.clock())
         if allowance.budget is not None:
             allowance.budget.settle(held, used, day_of(self.wall()))
+
+
+def _check(budget: Budget, tokens: int, day: str) -> None:
+    """`BudgetSpent` where *budget* has fewer than the *tokens* that a request is estimated at."""
+    left = budget.left(day)
+    if left >= tokens:
+        return
+    told = f"the API key's budget of {budget.limit} tokens a {budget.period}"
+    if left > 0:
+        raise BudgetSpent(f"{told} has {left} left, and this request needs an estimated {tokens}")
+    raise BudgetSpent(f"{told} is used up")

@@ -93,10 +93,19 @@ def test_a_budget_ends_and_begins_anew_the_next_day(limiter, clocks):
         False,
     )
     limiter.settle(allowance, held, 100)
-    with pytest.raises(BudgetSpent, match="100 tokens a day"):
+    with pytest.raises(BudgetSpent, match="100 tokens a day is used up"):
         limiter.admit(allowance, prompt(1))
     clocks.now += DAY
     limiter.admit(allowance, prompt(60))
+
+
+def test_a_request_that_is_larger_than_what_is_left_is_told_so(limiter):
+    limiter.configure({"a": Limits(budget=100, period="day")})
+    allowance = limiter.of("a")
+    limiter.settle(allowance, limiter.admit(allowance, prompt(60)), 60)
+    with pytest.raises(BudgetSpent, match="has 40 left, and this request needs an estimated 41"):
+        limiter.admit(allowance, prompt(41))
+    assert limiter.admit(allowance, prompt(40)) == 40
 
 
 def test_a_budget_starts_from_what_is_on_record(clocks):
