@@ -23,6 +23,7 @@ from cortex.cli.chat import choose_model
 from cortex.cli.client import gateway_options, open_client
 from cortex.cli.exits import Failed, Misconfigured
 from cortex.cli.fleet import print_json
+from cortex.cli.runner import leaves
 
 Json = dict[str, Any]
 MAX_CONCURRENCY = 512  # connections to one endpoint
@@ -180,13 +181,11 @@ def _measured(endpoint: str, key: str | None, model: str, options: Json) -> Sequ
 
     try:
         return trio.run(main)
-    except* KeyboardInterrupt:
-        raise click.Abort from None
-    except* Failed as group:
-        found: BaseException = group
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        raise found from None
+    except BaseExceptionGroup as group:
+        for leaf in leaves(group):
+            if isinstance(leaf, KeyboardInterrupt | Failed):
+                raise leaf from None
+        raise
 
 
 def _told(endpoint: str, model: str, options: Json) -> Json:
