@@ -50,6 +50,7 @@ _TOLD = (
     neuron.Estimate,
     neuron.Endpoint,
     neuron.Capabilities,
+    neuron.Pulls,
 )
 
 
@@ -69,6 +70,8 @@ def _asking(summary: str, body: type, answer: Schema, **more: Any) -> Operation:
     )
     return attrs.evolve(known, **more)
 
+
+_WAIT = described(one_of("true", "false"), "false: answer at once, with 202.")
 
 _INFERENCE: dict[Key, Operation] = {
     ("POST", "/v1/chat/completions"): _asking(
@@ -145,7 +148,7 @@ _MODELS: dict[Key, Operation] = {
         body=neuron.LoadRequest,
         answer=ref("LoadAnswer"),
         also={202: ref("LoadAnswer")},
-        query={"wait": described(one_of("true", "false"), "false: answer at once, with 202.")},
+        query={"wait": _WAIT},
         refusals=_LOADING,
         example={"model_id": _DEMO},
     ),
@@ -163,6 +166,27 @@ _MODELS: dict[Key, Operation] = {
         body=neuron.LoadRequest,
         answer=ref("Estimate"),
         refusals=(errors.ModelNotFound, *_LOADING),
+        example={"model_id": _DEMO},
+    ),
+    ("GET", "/models/pulls"): Operation(
+        summary="Tell how far pulls are.", tag="Models", answer=ref("Pulls")
+    ),
+    ("POST", "/models/pull"): Operation(
+        summary="Fetch a model's files, and answer when they are there.",
+        tag="Models",
+        body=neuron.PullRequest,
+        answer=ref("Pull"),
+        also={202: ref("Pull")},
+        query={"wait": _WAIT},
+        refusals=(errors.ModelNotFound, *_LOADING),
+        example={"model_id": _DEMO},
+    ),
+    ("POST", "/models/pull/cancel"): Operation(
+        summary="Stop a pull; what came is kept for the next one.",
+        tag="Models",
+        body=neuron.CancelPull,
+        answer=record({"status": one_of("cancelled")}),
+        refusals=(errors.ModelNotFound,),
         example={"model_id": _DEMO},
     ),
     ("GET", "/models/{id:path}/endpoint"): Operation(

@@ -16,6 +16,7 @@ from cortex.wire.reference.schema import (
     nullable,
     one_of,
     record,
+    ref,
 )
 
 _PIN = record({"model": STRING, "node?": STRING})
@@ -120,6 +121,10 @@ FLEET_ANSWERS: dict[str, Schema] = {
         {"nodes": array(_NODE), "waiting": mapping(INTEGER), "pins": array(_PIN)},
         "What is not known is left out.",
     ),
+    "FleetPulls": record(
+        {"pulls": array({"allOf": [record({"node": STRING}), ref("Pull")]})},
+    ),
+    "CancelledAnswer": record({"status": one_of("cancelled"), "nodes": array(STRING)}),
     "FleetEvent": {
         **record({"kind": STRING, "at?": NUMBER, "node?": STRING, "model?": STRING}),
         "additionalProperties": True,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from cortex import __version__, errors
 from cortex.gateway.api.fleet import FleetLoad, FleetModel
 from cortex.gateway.api.fleet_answers import FLEET_ANSWERS
+from cortex.gateway.api.pulls import CancelOrder, PullOrder
 from cortex.gateway.auth.scopes import scope_of
 from cortex.translate.errors import anthropic_status
-from cortex.wire import anthropic, embeddings, json, openai, responses
+from cortex.wire import anthropic, embeddings, json, neuron, openai, responses
 from cortex.wire.reference.anthropic_answers import ANTHROPIC_ANSWERS
 from cortex.wire.reference.document import ASKING, Document, Key, Operation
 from cortex.wire.reference.openai_answers import MODEL_ANSWERS, OPENAI_ANSWERS
@@ -217,6 +220,20 @@ _FLEET_ROUTES: dict[Key, Operation] = {
         refusals=(*_ORDERING, errors.LoadFailed, errors.NoFeasibleNode),
         example={"model": _DEMO},
     ),
+    ("GET", "/fleet/pulls"): Operation(
+        summary="Tell how far pulls are.", tag="Fleet", answer=ref("FleetPulls")
+    ),
+    ("POST", "/fleet/models/pull"): Operation(
+        summary="Have neurons fetch a model's files; `GET /fleet/pulls` tells how far they are.",
+        tag="Fleet",
+        body=PullOrder,
+        also={202: ref("FleetPulls")},
+        refusals=_ORDERING,
+        example={"model": _DEMO},
+    ),
+    ("POST", "/fleet/models/pull/cancel"): attrs.evolve(
+        _order("Stop pulls.", "CancelledAnswer"), body=CancelOrder
+    ),
     ("POST", "/fleet/models/unload"): _order("Take a model away.", "UnloadedAnswer"),
     ("POST", "/fleet/models/pin"): _order("Keep a model where it is.", "PinnedAnswer"),
     ("POST", "/fleet/models/unpin"): _order("Take back pins.", "UnpinnedAnswer"),
@@ -247,6 +264,7 @@ def document() -> Document:
     for answers in (OPENAI_ANSWERS, ANTHROPIC_ANSWERS, RESPONSES_ANSWERS, MODEL_ANSWERS):
         components.add(answers)
     components.add(FLEET_ANSWERS)
+    components.of(neuron.Pull)
     return Document(
         title="cortex gateway",
         description=DESCRIPTION,
