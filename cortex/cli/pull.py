@@ -101,7 +101,7 @@ def _pull_here(
     with open_view(as_json=as_json) as view:
         ended, error = trio.run(_pull, here, request, view)
     if not as_json:
-        click.echo(outcome("", ended), err=ended.status != wire.PULLED)
+        click.echo(outcome("", ended, verified=verify), err=ended.status != wire.PULLED)
     sys.exit(_code(ended, error))
 
 
@@ -124,7 +124,9 @@ def _pull_there(client: GatewayClient, order: dict[str, Any], *, as_json: bool) 
         ended = NodePulls(client, view).run(order)
     if not as_json:
         for node, pull in ended.items():
-            click.echo(outcome(node, pull), err=pull.status != wire.PULLED)
+            click.echo(
+                outcome(node, pull, verified=order["verify"]), err=pull.status != wire.PULLED
+            )
     if any(pull.status != wire.PULLED for pull in ended.values()):
         sys.exit(FAILURE)
 

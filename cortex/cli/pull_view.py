@@ -121,7 +121,7 @@ def size(count: int) -> str:
     return f"{whole / 1024:.1f} GiB" if whole >= 1024 else f"{whole:.1f} MiB"
 
 
-def outcome(where: str, pull: wire.Pull) -> str:
+def outcome(where: str, pull: wire.Pull, *, verified: bool) -> str:
     """How it ended, in a line."""
     name = title(where, pull)
     if pull.status == wire.FAILED:
@@ -135,6 +135,8 @@ def outcome(where: str, pull: wire.Pull) -> str:
         told += ", as the cache has it: the hub is out of reach"
     else:
         told += " already"
+    if verified:
+        told += ", verified"
     if pull.repaired:
         told += f", repaired: {', '.join(pull.repaired)}"
     return f"{told} ({size(pull.size or 0)})" + (f"\n{pull.path}" if pull.path else "")

@@ -59,7 +59,12 @@ def test_how_far_it_is():
     ],
 )
 def test_how_it_ended(where, fields, words):
-    assert words in outcome(where, attrs.evolve(ENDED, **fields))
+    assert words in outcome(where, attrs.evolve(ENDED, **fields), verified=False)
+
+
+def test_what_was_verified_is_said_to_be():
+    here = attrs.evolve(ENDED, fetched=0)
+    assert outcome("", here, verified=True) == "org/m is here already, verified (1.0 GiB)"
 
 
 def test_a_pipe_gets_a_line_now_and_then(capsys):
