@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import threading
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from fakes.engine import FakeEngine, request
+from fakes.engine import FakeEngine, is_fake_fault, request
 from fakes.systemd import FakeSystemd
-from neuron.test_device_thread import device, open_engine, running, until
 
 from cortex.neuron.app import _stuck
+from cortex.neuron.device_thread import DeviceThread
+from cortex.neuron.engine_handle import EngineHandle
 from cortex.neuron.jobs import Call, Open
 from cortex.neuron.pulse import BOUNDS, JOB, LOAD, STEP, Pulse
 from cortex.service.notify import Systemd
+
+
+def device(pulse):
+    return DeviceThread("fake-dev-0", is_fault=is_fake_fault, pulse=pulse)
+
+
+@asynccontextmanager
+async def running(thread):
+    """*thread* at work; it ends with the block."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(thread.run)
+            yield nursery
+            nursery.cancel_scope.cancel()
+
+
+async def open_engine(thread, engine):
+    return EngineHandle(thread, 1, await thread.ask(Open(1, lambda progress, cancelled: engine)))
+
+
+async def until(condition):
+    while not condition():
+        await trio.sleep(0.001)
 
 
 class Clock:
