@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 
-from fakes.programs import program, root
+from fakes.programs import program, root, unavailable
 
 # Held in memory, in a mount namespace of its own, until its standard input ends.
 SETUP = """\
@@ -40,7 +41,9 @@ class ThrowawayRoot:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n", "no root could be mounted"
+        if self._holder.stdout.readline() != "ready\n":
+            self.__exit__(None, None, None)
+            unavailable("no overlay can be mounted here")
         # The child in the new namespace of processes: what it mounted, it sees.
         listed = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text()
         (self._inside,) = listed.split()
@@ -97,10 +100,15 @@ class ThrowawayRoot:
         """Mode, user and group of *path*, as `0640 root cortex`."""
         return self.run("stat", "--format=%04a %U %G", path).strip()
 
-    def installs_python(self, minor: str) -> bool:
-        """Whether the distribution has this Python. Else the one that runs the tests stands in."""
-        name = self.path(f"/usr/bin/python{minor}")
-        if name.exists():
-            return True
-        name.symlink_to(os.path.realpath("/proc/self/exe"))
-        return False
+    def install(self, *packages: Path) -> None:
+        """Let dpkg install *packages*, which need the Python that runs the tests.
+
+        Where the distribution has another one ours stands in, of which dpkg does not know.
+        """
+        python = self.path(f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")
+        if not python.exists():
+            python.symlink_to(os.path.realpath("/proc/self/exe"))
+        force = ("--force-depends",) if python.is_symlink() else ()
+        paths = self.bring(*packages)
+        self.run("dpkg", *force, "--install", *paths)
+        self.run("rm", *paths)

@@ -60,10 +60,7 @@ def light(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 @pytest.fixture(scope="module")
 def installed(made: dict[str, Path], gateway_deb: Path, throwaway: ThrowawayRoot) -> ThrowawayRoot:
     """The root, with the gateway and the neuron side by side."""
-    own = throwaway.installs_python(PYTHON)
-    paths = throwaway.bring(gateway_deb, made["cortex-neuron.deb"], made["cortex-neuron-cpu.deb"])
-    throwaway.run("dpkg", *(() if own else ("--force-depends",)), "--install", *paths)
-    throwaway.run("rm", *paths)
+    throwaway.install(gateway_deb, made["cortex-neuron.deb"], made["cortex-neuron-cpu.deb"])
     return throwaway
 
 
@@ -126,9 +123,7 @@ def test_it_stands_beside_the_gateway_with_a_user_of_its_own(installed: Throwawa
     assert installed.owners("/etc/cortex/cortex.toml") == "0640 root cortex"
     assert installed.owners(STATE) == "0750 cortex-neuron cortex-neuron"
     assert {"video", "render"} <= set(installed.run("id", "-Gn", "cortex-neuron").split())
-    told = installed.run(
-        "systemd-analyze", "verify", "--man=no", f"/usr/lib/systemd/system/{UNIT.name}"
-    )
+    told = installed.run("systemd-analyze", "verify", f"/usr/lib/systemd/system/{UNIT.name}")
     assert "cortex" not in told, told
 
 

@@ -139,12 +139,13 @@ def test_it_installs_upgrades_and_goes(
     stamp = ("--stamp", "99.0.0", "f" * 40, "2000000000")
     (newer,) = package_files.build(tmp_path, "rpm", "--zipapp", slim, *stamp)
     older, newer_path = throwaway.bring(gateway_rpm, newer)
-    throwaway.installs_python(PYTHON)
+    # Started by this Python, which the distribution need not have.
+    start = (os.path.realpath("/proc/self/exe"), "-sP", "/usr/bin/cortex")
     # What it needs is there, though this system's rpm does not know of it.
     throwaway.run("rpm", "--install", "--nodeps", older)
     assert throwaway.owners(CONFIG) == "0640 root cortex"
     assert throwaway.owners("/var/lib/cortex") == "0750 cortex cortex"
-    assert throwaway.run("cortex", "version").startswith("cortex ")
+    assert "cortex " in throwaway.run(*start, "version")
     throwaway.path(CONFIG).write_text("# mine\n")
     throwaway.run("rpm", "--upgrade", "--nodeps", newer_path)
     assert throwaway.run("rpm", "--query", "cortex").startswith("cortex-99.0.0-1")
