@@ -49,7 +49,7 @@ async def _busy(gateway: Gateway, neurons: Sequence[Neuron]) -> list[str]:
         found.append(f"cortex_in_flight is {under_way}")
     for neuron in neurons:
         if neuron.alive and (count := await neuron.in_flight()):
-            found += [f"{neuron.name} works on {count}"]
+            found.append(f"{neuron.name} works on {count}")
     return found
 
 

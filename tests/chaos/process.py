@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -17,13 +19,16 @@ import trio
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 END_SECONDS = 20.0
-TCP_ESTABLISHED = "01"
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, for a process that has to come back under it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port that nobody listens on now, for a process that has to come back under it: none that
+    the system gives to outgoing connections, which might have it meanwhile."""
+    first_of_theirs = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, first_of_theirs)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @attrs.define(eq=False)
@@ -106,9 +111,6 @@ class Process:
             self._popen.wait(END_SECONDS)
 
     # What it holds
-
-    def sockets(self) -> int:
-        return sum(target.startswith("socket:") for target in self._descriptors())
 
     def descriptors(self, *, but_to: Sequence[int] = ()) -> int:
         """How many it has, connections to the ports *but_to* excepted."""

@@ -66,18 +66,19 @@ class Watched:
 
     def growth(self) -> float:
         """How far the last fifth of the run lies above what the memory had settled at."""
-        count = len(self.samples)
-        settled = self.samples[int(count * SETTLED_AFTER) : int(count * (SETTLED_AFTER + 0.2))]
-        last = self.samples[int(count * 0.8) :]
-        before = statistics.median(sample.rss_mb for sample in settled)
-        return statistics.median(sample.rss_mb for sample in last) / before - 1
+        last = self.samples[int(len(self.samples) * 0.8) :]
+        return statistics.median(sample.rss_mb for sample in last) / self._settled - 1
 
     def most(self) -> float:
         """How far the highest sample since then does."""
+        since = self.samples[int(len(self.samples) * SETTLED_AFTER) :]
+        return max(sample.rss_mb for sample in since) / self._settled - 1
+
+    @property
+    def _settled(self) -> float:
         count = len(self.samples)
-        settled = self.samples[int(count * SETTLED_AFTER) : int(count * (SETTLED_AFTER + 0.2))]
-        before = statistics.median(sample.rss_mb for sample in settled)
-        return max(s.rss_mb for s in self.samples[int(count * SETTLED_AFTER) :]) / before - 1
+        first = self.samples[int(count * SETTLED_AFTER) : int(count * (SETTLED_AFTER + 0.2))]
+        return statistics.median(sample.rss_mb for sample in first)
 
 
 @attrs.define(eq=False)
@@ -186,4 +187,6 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--pause", type=float, default=0.25, help="seconds between two requests")
     options = parser.parse_args()
+    if options.minutes < 1:
+        parser.error("in less than a minute nothing settles")
     sys.exit(trio.run(main, options.minutes, options.pause))
