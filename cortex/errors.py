@@ -110,6 +110,7 @@ class Unauthorized(CortexError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+    should_retry = False  # Claude Code asks for minutes otherwise, and says nothing
 
 
 class Forbidden(CortexError):

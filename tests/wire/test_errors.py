@@ -72,7 +72,11 @@ def test_all_four_keys_are_always_there_and_extras_never_replace_them():
     ("error", "status", "headers"),
     [
         (errors.BadRequest("x"), 400, {}),
-        (errors.Unauthorized("x"), 401, {"www-authenticate": "Bearer"}),
+        (
+            errors.Unauthorized("x"),
+            401,
+            {"www-authenticate": "Bearer", "x-should-retry": "false"},
+        ),
         (
             errors.MethodNotAllowed("x", extras={"allow": ["GET", "POST"]}),
             405,

@@ -104,6 +104,7 @@ async def test_each_header_form_is_read_in_each_dialect(tmp_path):
                     told = {CHAT: "invalid_api_key", MESSAGES: "authentication_error"}
                     assert error_of(path, answer) == told[path]
                     assert answer.headers["www-authenticate"] == "Bearer"
+                    assert answer.headers["x-should-retry"] == "false"
                     assert answer.headers.get("x-request-id")
         assert neuron.counts[CHAT] == served
         # Where both differ, the request is x-api-key's.
