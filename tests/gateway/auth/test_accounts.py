@@ -109,7 +109,7 @@ async def test_each_header_form_is_read_in_each_dialect(tmp_path):
         assert neuron.counts[CHAT] == served
         # Where both differ, the request is x-api-key's.
         await running.client.post(CHAT, json=chat(), headers={"x-api-key": key, **bearer(other)})
-        assert neuron.requests[-1].headers["x-cortex-caller"] == "laptop"
+        assert neuron.last(CHAT).headers["x-cortex-caller"] == "laptop"
 
 
 async def test_a_key_in_the_query_is_none(tmp_path):
@@ -169,7 +169,7 @@ async def test_without_a_key_anonymous_callers_have_the_rights_that_are_configur
         assert (await running.client.post(CHAT, json=chat("other"))).status_code == 403
         codes = [(await running.client.post(CHAT, json=chat())).status_code for _ in range(3)]
         assert codes == [200, 200, 429]
-        headers = neuron.requests[-1].headers
+        headers = neuron.last(CHAT).headers
         assert (headers["x-cortex-caller"], headers["x-cortex-priority"]) == ("anonymous", "-1")
         assert "x-cortex-salt" not in headers
 
@@ -264,7 +264,7 @@ async def test_what_is_authorised_is_what_is_sent(tmp_path, path):
         assert (await running.client.post(path, content=bad, headers=headers)).status_code == 403
         assert neuron.counts[CHAT] == 0
         assert (await running.client.post(path, content=good, headers=headers)).status_code == 200
-        sent = neuron.requests[-1]
+        sent = neuron.last(CHAT)
         assert sent.body.count(b'"model"') == 1
         assert sent.json["model"] == "m"
 
