@@ -156,12 +156,13 @@ class Client:
             for frame in frames.feed(data):
                 if frame.data is not None:
                     reading.take(bytes(frame.data))
-        if reading.error:
-            kind = LIED if reading.ended or reading.finished else TOLD
-        elif reading.ended:
-            kind = WHOLE
+        # A node may break off behind its finish reason: then all text is there, and the end is not.
+        if reading.ended and (reading.error or not reading.finished):
+            kind = LIED
+        elif reading.error:
+            kind = TOLD
         else:
-            kind = LIED if reading.finished else CUT
+            kind = WHOLE if reading.ended else CUT
         return Outcome(kind, 200, reading.prompt, reading.completion, detail=reading.error)
 
 
