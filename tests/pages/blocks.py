@@ -25,6 +25,9 @@ BUILDS = "tests/packaging builds it"
 TWO_ROLES = "its last two commands run until they are stopped; tests/system starts the roles so"
 MEASURES = "a measurement: minutes of an idle machine, and peers that are installed by hand"
 NEEDS_GPU = "needs an NVIDIA GPU"
+NEEDS_HUB = "needs the network and gigabytes; tests/cli pulls from a hub of its own"
+NEEDS_INSTALLED = "looks at a host with the packages; tests/cli/doctor makes one up"
+SOAKS = "goes on for twenty minutes; tests/chaos has its parts"
 NEEDS = "needs {} itself; the page says with which version it was tried"
 
 # (page, how the block begins) -> why it is not run.
@@ -37,6 +40,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/benchmarks.md", "PYTHONPATH=.:tests .venv/bin/python -m simulation"): MEASURES,
     ("docs/benchmarks.md", "PYTHONPATH=. .venv/bin/python tests/bench/peers.py"): MEASURES,
     ("docs/benchmarks.md", "python3 cortex.py up"): MEASURES,
+    ("docs/benchmarks.md", "cortex bench --model"): MEASURES,
     ("docs/benchmarks.md", "python3 tests/bench/cuda_engine.py"): NEEDS_GPU,
     ("docs/clients/aider.md", "OPENAI_API_BASE="): NEEDS.format("aider"),
     ("docs/clients/claude-code.md", "export ANTHROPIC_BASE_URL"): NEEDS.format("Claude Code"),
@@ -47,6 +51,9 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/clients/langchain.md", "import litellm"): NEEDS.format("LiteLLM"),
     ("docs/clients/open-webui.md", "export OPENAI_API_BASE_URL"): NEEDS.format("Open WebUI"),
     ("docs/clients/opencode.md", "opencode run"): NEEDS.format("opencode"),
+    ("docs/operations.md", "cortex doctor --config"): NEEDS_INSTALLED,
+    ("docs/operations.md", "cortex pull"): NEEDS_HUB,
+    ("docs/reliability.md", "PYTHONPATH=.:tests python -m chaos.soak"): SOAKS,
 }
 
 # (page, how the block begins) -> what it prints before it is stopped: it would go on for ever.
