@@ -34,6 +34,7 @@ _LOADING = (
     errors.UnsupportedLoad,
     errors.LoadFailed,
     errors.SourceUnavailable,
+    errors.DiskFull,
     errors.DeviceOutOfMemory,
     errors.DeviceLost,
     errors.Draining,

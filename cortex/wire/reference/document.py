@@ -41,6 +41,7 @@ ASKING = (
     errors.Unavailable,
     errors.LoadFailed,
     errors.SourceUnavailable,
+    errors.DiskFull,
     errors.DeviceOutOfMemory,
     errors.NoFeasibleNode,
 )

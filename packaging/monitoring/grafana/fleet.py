@@ -28,7 +28,8 @@ BOTH = 'model=~"$model", node=~"$node"'
 NODE = 'node=~"$node"'
 MODEL = 'model=~"$model"'
 FAULTS = (
-    "draining|error|insufficient_memory|internal_error|load_failed|no_feasible_node|overloaded"
+    "draining|error|insufficient_disk|insufficient_memory|internal_error|load_failed"
+    "|no_feasible_node|overloaded"
     "|service_unavailable|source_unavailable|upstream_error"
 )
 
