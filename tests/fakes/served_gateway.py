@@ -31,6 +31,7 @@ class ServedGateway:
     the thread of the gateway and its fake neurons."""
 
     url: str
+    metrics: str
     client: httpx.Client
     neurons: tuple[FakeNeuron, ...]
     soon: Callable[[Callable[[], object]], None]
@@ -68,7 +69,7 @@ def served_gateway(
     listen = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
     pace = {"drain_seconds": 1.0, "poll_seconds": 0.1}
     ready = threading.Event()
-    started: list[tuple[str, trio.lowlevel.TrioToken, trio.CancelScope]] = []
+    started: list[tuple[app.GatewayAddresses, trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -84,15 +85,14 @@ def served_gateway(
             catalogue = Catalogue({entry.id: entry for entry in models}, aliases or {})
             serve = partial(app.run, config, catalogue, stop=trio.sleep_forever, **(run or {}))
             addresses = await nursery.start(serve)
-            started.append(
-                (addresses.api, trio.lowlevel.current_trio_token(), nursery.cancel_scope)
-            )
+            started.append((addresses, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
             ready.set()
 
     thread = threading.Thread(target=trio.run, args=(main,), name="gateway")
     thread.start()
     assert ready.wait(30)
-    url, token, scope = started[0]
+    addresses, token, scope = started[0]
+    url = addresses.api
     with httpx.Client(base_url=url, timeout=30) as client:
         try:
             eventually(
@@ -103,7 +103,7 @@ def served_gateway(
                 30,
                 "the neurons are known",
             )
-            yield ServedGateway(url, client, neurons, token.run_sync_soon)
+            yield ServedGateway(url, addresses.metrics, client, neurons, token.run_sync_soon)
         finally:
             token.run_sync_soon(scope.cancel)
             thread.join(30)
