@@ -27,6 +27,8 @@ MEASURES = "a measurement: minutes of an idle machine, and peers that are instal
 NEEDS_GPU = "needs an NVIDIA GPU"
 NEEDS_HUB = "needs the network and gigabytes; tests/cli pulls from a hub of its own"
 NEEDS_INSTALLED = "looks at a host with the packages; tests/cli/doctor makes one up"
+SECOND_HOST = "its hosts are the reader's; tests/system starts the roles so"
+INSTALLS = "it changes the system; tests/packaging installs the packages"
 SOAKS = "goes on for twenty minutes; tests/chaos has its parts"
 NEEDS = "needs {} itself; the page says with which version it was tried"
 
@@ -51,6 +53,9 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/clients/langchain.md", "import litellm"): NEEDS.format("LiteLLM"),
     ("docs/clients/open-webui.md", "export OPENAI_API_BASE_URL"): NEEDS.format("Open WebUI"),
     ("docs/clients/opencode.md", "opencode run"): NEEDS.format("opencode"),
+    ("docs/getting-started.md", "python3 cortex.py up"): SETS_UP,
+    ("docs/getting-started.md", "python3 cortex.py check"): SECOND_HOST,
+    ("docs/getting-started.md", "packaging/packages deb"): INSTALLS,
     ("docs/operations.md", "cortex doctor --config"): NEEDS_INSTALLED,
     ("docs/operations.md", "cortex pull"): NEEDS_HUB,
     ("docs/reliability.md", "PYTHONPATH=.:tests python -m chaos.soak"): SOAKS,
