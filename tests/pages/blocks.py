@@ -56,6 +56,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/getting-started.md", "python3 cortex.py up"): SETS_UP,
     ("docs/getting-started.md", "python3 cortex.py check"): SECOND_HOST,
     ("docs/getting-started.md", "packaging/packages deb"): INSTALLS,
+    ("docs/install.md", "sudo "): INSTALLS,
     ("docs/operations.md", "cortex doctor --config"): NEEDS_INSTALLED,
     ("docs/operations.md", "cortex pull"): NEEDS_HUB,
     ("docs/reliability.md", "PYTHONPATH=.:tests python -m chaos.soak"): SOAKS,
