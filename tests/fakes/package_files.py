@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def build(output: Path, kind: str, *options: str | Path) -> list[Path]:
     script = ROOT / "packaging" / "packages"
     told = succeed(sys.executable, script, kind, "--output", output, *options)
     return [Path(line) for line in told.splitlines() if line.startswith(os.fspath(output))]
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file: where two differ, that says so at once, and no comparison of them."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def unpack_rpm(package: Path, target: Path) -> None:
