@@ -59,6 +59,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/install.md", "sudo "): INSTALLS,
     ("docs/operations.md", "cortex doctor --config"): NEEDS_INSTALLED,
     ("docs/operations.md", "cortex pull"): NEEDS_HUB,
+    ("docs/troubleshooting.md", "cortex status"): NEEDS_INSTALLED,
     ("docs/reliability.md", "PYTHONPATH=.:tests python -m chaos.soak"): SOAKS,
 }
 
