@@ -77,6 +77,8 @@ def _show_status(health: Json, nodes: list[Json] | None, models: list[Json]) -> 
     if nodes:
         console.print()
         console.print(tables.nodes_table(nodes))
+        for line in tables.errors_of(nodes):
+            console.print(line)
     console.print()
     if models:
         console.print(tables.models_table(models))

@@ -50,6 +50,20 @@ def nodes_table(nodes: Iterable[Json]) -> Table:
     return drawn
 
 
+def errors_of(nodes: Iterable[Json]) -> list[Text]:
+    """A line for each node that is away and each model that failed: why, as far as is known."""
+    told: list[str] = []
+    for node in nodes:
+        if node.get("error") and not node.get("healthy"):
+            told.append(f"{node.get('name')}: {node['error']}")
+        told += [
+            f"{model.get('id')} on {node.get('name')}: {model['error']}"
+            for model in node.get("models") or []
+            if model.get("error")
+        ]
+    return [_text(line) for line in told]
+
+
 def _node_state(node: Json) -> Text:
     if not node.get("healthy"):
         return Text("unreachable", "red")

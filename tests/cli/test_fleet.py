@@ -71,6 +71,15 @@ def test_status_of_a_degraded_fleet_ends_with_1(invoke, fleet):
     assert "degraded, 0 of 1" in result.stdout
 
 
+def test_status_tells_why_a_node_is_away_and_a_model_failed(invoke, fleet):
+    away = {"name": "gpu1", "healthy": False, "error": "it refused the token [401]\x1b[2J"}
+    failed = {"id": "org/d", "status": "failed", "error": "no room"}
+    fleet.on("GET", "/fleet", {"nodes": [{**NODE, "error": None, "models": [failed]}, away]})
+    lines = invoke("status", "--endpoint", fleet.url).stdout.splitlines()
+    assert "gpu1: it refused the token [401]?[2J" in lines  # no markup, no terminal sequence
+    assert "org/d on beast: no room" in lines
+
+
 def test_status_as_json_is_what_the_gateway_said(invoke, fleet):
     result = invoke("status", "--json", "--endpoint", fleet.url)
     said = json.loads(result.stdout)
