@@ -22,6 +22,8 @@ def of_gateway(config: GatewayConfig, catalogue: Catalogue) -> Iterator[str]:
     scheme = "https" if settings.tls_certificate is not None else "http"
     yield f"The API is {scheme} on {settings.listen}; {_reach(settings.listen)}."
     yield _callers(config)
+    if settings.cors_origins:
+        yield f"Web pages of {', '.join(settings.cors_origins)} may use it from a browser."
     metrics = settings.metrics_listen
     yield f"Metrics are on {metrics}, without a key; {_reach(metrics)}."
     yield from map(_node, config.neurons)

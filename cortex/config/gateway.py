@@ -30,6 +30,8 @@ class GatewaySettings:
     # How long a token proves that the fleet works, for /readyz; 0: no token is asked for.
     readiness_seconds: Seconds = attrs.field(default=30.0, validator=values.at_least(0))
     strict_anthropic_version: bool = False
+    # Web pages of these origins may use the API from a browser, with a key of theirs.
+    cors_origins: tuple[str, ...] = attrs.field(default=(), validator=values.origins)
     tls_certificate: Path | None = None  # a chain in PEM; with it the API is https
     tls_key: Path | None = attrs.field(default=None)
 

@@ -30,6 +30,9 @@ _FRAMING = frozenset(
     {"host", "connection", "content-length", "content-type", "transfer-encoding", "te", "upgrade"}
     | {"accept", "accept-encoding", "expect", "trailer", "keep-alive"}
 )
+# Browser extensions and apps have schemes of their own; an IPv6 host stands in brackets.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+_IMPLIED_PORTS = {"http": "80", "https": "443"}
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -101,6 +104,27 @@ def http_url(_: Any, field: attrs.Attribute[Any], value: str | None) -> None:
         raise Invalid(f"expected an http or https URL, got {value!r}", field.name)
     if url.query or url.fragment or url.username is not None or url.password is not None:
         raise Invalid("a URL here has no credentials, query or fragment", field.name)
+
+
+def origins(_: Any, field: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    """Origins of web pages exactly as browsers write them: compared as text."""
+    for index, origin in enumerate(value):
+        fault = _origin_fault(origin)
+        if fault is not None:
+            raise Invalid(fault, f"{field.name}[{index}]")
+
+
+def _origin_fault(origin: str) -> str | None:
+    if "*" in origin:
+        return "name each origin: a pattern would let pages in that nobody here has seen"
+    if not _ORIGIN.fullmatch(origin):
+        form = 'expected an origin like "https://chat.example.org" or "http://localhost:3000"'
+        return f"{form}, in lower case and without a path, got {origin!r}"
+    scheme, _, rest = origin.partition("://")
+    port = rest.rpartition(":")[2] if not rest.endswith("]") and ":" in rest else ""
+    if port == _IMPLIED_PORTS.get(scheme):
+        return f"browsers leave out :{port} with {scheme}, and so must this, got {origin!r}"
+    return f"{port} is no port (1 to 65535)" if port and not 0 < int(port) <= 65535 else None
 
 
 def is_model_id(text: str) -> bool:

@@ -52,6 +52,7 @@ from cortex.gateway.router import Router
 from cortex.gateway.settings import LiveSettings
 from cortex.gateway.upstream import PooledUpstream, Upstream
 from cortex.service import metrics
+from cortex.service.cors import Cors
 from cortex.service.disk import DiskMonitor
 from cortex.service.edge import Edge
 from cortex.service.http import Answer, HttpRequest, Pace, Route
@@ -156,6 +157,7 @@ class Gateway:
             ),
             max_body_bytes=settings.max_body_mb << 20,
             ended=unserved,
+            cors=Cors(lambda: settings.cors_origins),
         )
 
     def _fleet_api(self) -> FleetApi:

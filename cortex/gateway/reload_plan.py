@@ -29,6 +29,7 @@ LIVE_GATEWAY = frozenset(
         "queue_depth",
         "stall_seconds",
         "poll_seconds",
+        "cors_origins",
     }
 )
 # Take effect at once while both configurations have them: what changes is the certificate.

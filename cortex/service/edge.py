@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 import trio
@@ -26,6 +26,7 @@ from cortex.errors import (
 )
 from cortex.service import logs
 from cortex.service.cancellation import is_cancellation, is_drain_over
+from cortex.service.cors import Cors
 from cortex.service.encoding import decode, decoder_for
 from cortex.service.http import (
     Answer,
@@ -45,6 +46,9 @@ CLIENT_GONE = 499  # in metrics and logs only: nobody is there to read it
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 log = logs.get("service.edge")
+
+
+Reached = TypeVar("Reached", bound=Answer | StreamAnswer)
 
 
 class BodyReader(Protocol):
@@ -75,7 +79,8 @@ class Edge:
     *render_error* shapes errors of routes without a renderer of their own and, unless
     *render_error_for* chooses one for the request, of paths that no route has. *guard* runs before
     the body is read. *max_body_bytes* bounds a body as it comes and as it is decoded. *ended* hears
-    once of each request that its handler has not ``recorded``, or that has reached none.
+    once of each request that its handler has not ``recorded``, or that has reached none. *cors* is
+    what pages of other origins are told, on all routes but those of the scope admin.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Edge:
         guard: Guard | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         ended: Ended | None = None,
+        cors: Cors | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
         self._table = RouteTable(routes)
@@ -94,6 +100,7 @@ class Edge:
         self._render_error_for = render_error_for
         self._guard = guard
         self._ended = ended
+        self._cors = cors
 
     async def answer(self, request: HttpRequest, body: BodyReader) -> Reply:
         """The answer to *request*, whose body is read on the way. Raises nothing but
@@ -106,6 +113,8 @@ class Edge:
         except BaseException as exc:
             self._left(request, exc)
             raise
+        else:
+            answer = self._shared(request, answer)
         if isinstance(answer, Answer):
             self._end(request, answer.status, "complete" if answer.status < 400 else "error")
         return Reply(answer, close=not body.complete)
@@ -161,7 +170,7 @@ class Edge:
         error = as_cortex_error(exc)
         if isinstance(error, InternalError):
             log.error("request failed", exc=exc, path=clip(request.path))
-        return self._renderer(request)(error, request.request_id)
+        return self._shared(request, self._renderer(request)(error, request.request_id))
 
     def _failed_stream(
         self, request: HttpRequest, writer: StreamWriter, exc: Exception
@@ -173,7 +182,7 @@ class Edge:
             return None
         if render is None or isinstance(error, InternalError):
             return self.refused(request, exc)
-        answer = render(error, request.request_id)
+        answer = self._shared(request, render(error, request.request_id))
         self._end(request, answer.status, _label(error))
         return answer
 
@@ -182,7 +191,7 @@ class Edge:
         if "upgrade" in headers and method == "GET" and _is_websocket(headers["upgrade"]):
             raise UpgradeRequired("WebSockets are not spoken here; send the request over HTTP")
         if method == "OPTIONS":
-            return self._options(request.path)
+            return self._options(request)
         found = self._table.find(method, request.path)
         if isinstance(found, CortexError):
             raise found
@@ -201,14 +210,31 @@ class Edge:
                 request.body = await decode(request.body, decoder, self.max_body_bytes)
         return await found.route.handler(request)
 
-    def _options(self, path: str) -> Answer:
-        """What may be done with *path*. No page of another origin is told that it may."""
-        methods = self._table.methods(path)
+    def _options(self, request: HttpRequest) -> Answer:
+        """What may be done with a path. Needs no key: a browser asks without."""
+        methods = self._table.methods(request.path)
         if isinstance(methods, CortexError):
             raise methods
-        return Answer(
-            b"", HTTPStatus.NO_CONTENT, {"allow": ", ".join(sorted(methods | {"OPTIONS"}))}
-        )
+        headers = {"allow": ", ".join(sorted(methods | {"OPTIONS"}))}
+        cors = self._cors_for(request)
+        if cors is not None:
+            headers |= cors.preflight(request.headers, methods)
+        return Answer(b"", HTTPStatus.NO_CONTENT, headers)
+
+    def _shared(self, request: HttpRequest, answer: Reached) -> Reached:
+        """*answer*, with what it says to pages of other origins."""
+        cors = self._cors_for(request)
+        if cors is None:
+            return answer
+        told = cors.headers(request.headers, answer.headers)
+        return attrs.evolve(answer, headers={**answer.headers, **told})
+
+    def _cors_for(self, request: HttpRequest) -> Cors | None:
+        """What to go by on the path of *request*; None where no page is told anything."""
+        if self._cors is None or not self._cors.on:
+            return None
+        route = self._table.any_route(request.path)
+        return None if route is None or route.scope == "admin" else self._cors
 
     def _renderer(self, request: HttpRequest) -> ErrorRenderer:
         route = self._table.any_route(request.path)

@@ -211,7 +211,7 @@ def test_every_scalar_key_has_a_variable(cls):
     for name, kind in variables_of(cls, prefix).items():
         if type(None) in get_args(kind):
             kind = get_args(kind)[0]
-        text = "http://x" if name.endswith("ENDPOINT") else examples.get(kind, "3")
+        text = "http://x" if name.endswith(("ENDPOINT", "ORIGINS")) else examples.get(kind, "3")
         text = "batch" if name.endswith("PRIORITY") else text
         if name in ("CORTEX_EVICTION__STRATEGY", "NEURON_TOKEN_FILE", "CORTEX_MODELS_CONFIG"):
             continue  # tested where they are at home

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.config.errors import Invalid, nearest
-from cortex.config.gateway import NeuronNode
+from cortex.config.gateway import GatewaySettings, NeuronNode
 from cortex.config.neuron import DefaultModel, NeuronConfig
 from cortex.config.values import (
     is_loopback,
@@ -154,3 +154,45 @@ def test_a_name_that_can_be_no_model_is_refused(name):
 def test_the_nearest_name_is_offered_only_when_it_is_near():
     assert nearest("lisen", ["listen", "port"]) == "listen"
     assert nearest("zzz", ["listen", "port"]) is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://chat.example.org",
+        "https://chat.example.org:8443",
+        "http://localhost:3000",
+        "http://[::1]:3000",
+        "https://[2001:db8::1]",
+        "app://obsidian.md",
+        "chrome-extension://abcdefghijklmnop",
+    ],
+)
+def test_an_origin_is_what_a_browser_writes(origin):
+    assert GatewaySettings(cors_origins=(origin,)).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    ("origin", "fault"),
+    [
+        ("*", "name each origin"),
+        ("https://*.example.org", "name each origin"),
+        ("null", "expected an origin"),
+        ("", "expected an origin"),
+        ("chat.example.org", "expected an origin"),
+        ("https://chat.example.org/", "without a path"),
+        ("https://chat.example.org/app", "without a path"),
+        ("https://Chat.example.org", "in lower case"),
+        ("https://user@chat.example.org", "expected an origin"),
+        ("https://chat.example.org https://b.example", "expected an origin"),
+        ("https://chat.example.org\n", "expected an origin"),
+        ("https://chat.example.org:", "expected an origin"),
+        ("https://chat.example.org:443", "leave out :443"),
+        ("http://localhost:80", "leave out :80"),
+        ("http://localhost:65536", "no port"),
+    ],
+)
+def test_what_is_no_origin_is_refused_with_its_place(origin, fault):
+    with pytest.raises(Invalid, match=fault) as error:
+        GatewaySettings(cors_origins=("https://a.example", origin))
+    assert error.value.path == "cors_origins[1]"

@@ -7,7 +7,8 @@ import trio.testing
 from fakes.gateway import LANES, lane_fixture
 
 BOTH_LANES = frozenset(
-    {"test_api_anthropic", "test_api_openai", "test_api_responses", "test_app", "test_tls"}
+    {"test_api_anthropic", "test_api_openai", "test_api_responses", "test_app", "test_cors"}
+    | {"test_tls"}
 )
 
 
