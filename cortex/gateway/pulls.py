@@ -46,7 +46,7 @@ class FleetPulls:
     _metrics: GatewayMetrics
     _events: EventLog
     _nursery: trio.Nursery
-    _watched: set[tuple[str, str]] = attrs.field(factory=set, init=False)
+    _watched: set[tuple[str | None, ...]] = attrs.field(factory=set, init=False)
 
     async def order(
         self,
@@ -105,9 +105,25 @@ class FleetPulls:
         ]
         if not nodes:
             raise ModelNotFound(f"nothing is being pulled as '{clip(name)}'")
-        for each in dict.fromkeys(nodes):
-            await self._control.cancel_pull(each, model)
-        return list(dict.fromkeys(nodes))
+        stopped: list[str] = []
+        refusals: list[CortexError] = []
+
+        async def stop(node: str) -> None:
+            try:
+                await self._control.cancel_pull(node, model)
+            except CortexError as exc:
+                refusals.append(exc)
+            else:
+                stopped.append(node)
+
+        async with trio.open_nursery() as nursery:
+            for each in dict.fromkeys(nodes):
+                nursery.start_soon(stop, each)
+        # One that had ended by then is no failure where others were stopped.
+        failures = [each for each in refusals if not isinstance(each, ModelNotFound)]
+        if failures or not stopped:
+            raise (failures or refusals)[0]
+        return sorted(stopped)
 
     def _resolve(self, name: str) -> Resolved:
         try:
@@ -140,9 +156,10 @@ class FleetPulls:
     # Looking after what was ordered
 
     def _follow(self, node: str, pull: wire.Pull) -> None:
-        if (node, pull.id) in self._watched:
+        key = _key(node, pull)
+        if key in self._watched:
             return
-        self._watched.add((node, pull.id))
+        self._watched.add(key)
         self._events.publish("pull_started", node=node, model=pull.id)
         self._nursery.start_soon(self._watch, node, pull, name=f"pull {pull.id} on {node}")
 
@@ -150,7 +167,7 @@ class FleetPulls:
         try:
             self._ended(node, await self._end_of(node, pull))
         finally:
-            self._watched.discard((node, pull.id))
+            self._watched.discard(_key(node, pull))
 
     async def _end_of(self, node: str, pull: wire.Pull) -> wire.Pull:
         lost = 0
@@ -180,7 +197,12 @@ class FleetPulls:
 
 
 def is_same(one: wire.Pull, other: wire.Pull) -> bool:
-    return (one.id, one.source, one.quant) == (other.id, other.source, other.quant)
+    return _key("", one) == _key("", other)
+
+
+def _key(node: str, pull: wire.Pull) -> tuple[str | None, ...]:
+    """What tells pulls apart: of one model there may be several, in another precision each."""
+    return node, pull.id, pull.source, pull.quant
 
 
 def pull_request(

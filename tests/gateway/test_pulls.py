@@ -105,6 +105,15 @@ async def test_the_beginning_and_the_end_are_events_and_the_end_is_counted(fleet
         await running.until(1, "cortex_pulls_total", node="a", result="pulled")
 
 
+async def test_of_one_model_each_precision_is_followed(fleet):
+    running, a, _ = fleet
+    await order(running, model="org/model", quant="q4")
+    await order(running, model="org/model", quant="q8")
+    for pull in a.pulls:
+        pull["status"] = "pulled"
+    await running.until(2, "cortex_pulls_total", node="a", result="pulled")
+
+
 @pytest.mark.parametrize("how", ["failed", "forgotten", "gone"])
 async def test_a_pull_that_ends_badly_is_told(fleet, how):
     running, a, _ = fleet
@@ -149,6 +158,20 @@ async def test_a_pull_is_stopped_where_it_is(fleet):
     await running.until(1, "cortex_pulls_total", node="b", result="cancelled")
     again = await running.client.post("/fleet/models/pull/cancel", json=stop)
     assert again.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"), [(404, "model_not_found", 200), (429, "overloaded", 429)]
+)
+async def test_a_neuron_that_stops_nothing_keeps_no_other_from_it(fleet, status, code, told):
+    """Its pull may have ended since it was listed."""
+    running, a, b = fleet
+    await order(running, model="org/new")
+    a.neuron.scripts["/models/pull/cancel"] = lambda _: error_reply(status, code)
+    answer = await running.client.post("/fleet/models/pull/cancel", json={"model": "org/new"})
+    assert answer.status_code == told
+    assert b.pulls[0]["status"] == "cancelled"
+    assert told != 200 or answer.json()["nodes"] == ["b"]
 
 
 async def test_one_neurons_refusal_is_the_error_and_one_of_severals_is_its_own(fleet):
