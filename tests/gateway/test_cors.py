@@ -9,10 +9,13 @@ from fakes.accounts import add_key
 from fakes.gateway import CHAT, MESSAGES, chat, gateway, message, text_of
 from fakes.neuron import FakeNeuron, Reply, chunk, error_reply
 
+from cortex.config.accounts import AuthSettings
+
 PAGE = "https://chat.example.org"
 OTHER = "http://localhost:3000"
 EVIL = "https://evil.example"
 ORIGINS = (PAGE, OTHER)
+ANYBODY = AuthSettings(anonymous=True)  # a page without a key is refused otherwise
 RESPONSES = "/v1/responses"
 ROUTES = (CHAT, MESSAGES, RESPONSES, "/v1/embeddings", "/v1/models", "/v1/models/m", "/health")
 PREFLIGHT = {
@@ -27,7 +30,7 @@ async def served():
     neuron = FakeNeuron("a")
     neuron.hold("m")
     with trio.fail_after(20):
-        async with gateway(neuron, cors_origins=ORIGINS) as running:
+        async with gateway(neuron, cors_origins=ORIGINS, auth=ANYBODY) as running:
             await running.until(1, "cortex_model_status", model="m", status="loaded")
             yield running, neuron
 
@@ -71,6 +74,13 @@ async def test_a_refused_key_can_be_read(tmp_path):
             answer = await running.client.post(path, json=chat(), headers={"origin": PAGE})
             assert answer.status_code == 401
             assert_readable(answer)
+
+
+async def test_a_named_page_still_needs_a_key_where_only_this_machine_needs_none():
+    async with gateway(cors_origins=ORIGINS) as running:
+        answer = await running.client.post(CHAT, json=chat(), headers={"origin": PAGE})
+        assert answer.status_code == 403
+        assert_readable(answer)
 
 
 async def test_rate_limits_can_be_read(tmp_path):
@@ -160,7 +170,7 @@ async def test_the_fleets_routes_are_told_to_no_page(served, method, path):
 async def test_nothing_is_said_where_no_origin_is_configured():
     neuron = FakeNeuron("a")
     neuron.hold("m")
-    async with gateway(neuron) as running:
+    async with gateway(neuron, auth=ANYBODY) as running:
         preflight = await running.client.options(CHAT, headers=PREFLIGHT)
         answer = await running.client.post(CHAT, json=chat(), headers={"origin": PAGE})
         assert preflight.status_code == 204
