@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from cortex.errors import clip
 from cortex.wire import json
 from cortex.wire.sse import Frame
 
@@ -71,14 +72,15 @@ class OpenAi:
         if event.get("error"):
             answer.error = _code(event)
         self._usage(answer, event)
-        return any(_has_output(choice) for choice in event.get("choices") or ())
+        choices = event.get("choices")
+        return isinstance(choices, list) and any(_has_output(choice) for choice in choices)
 
     def take_whole(self, answer: Answer, body: Json) -> None:
         self._usage(answer, body)
         answer.finished = bool(body.get("choices"))
 
-    def _usage(self, answer: Answer, told: Json) -> None:
-        usage = told.get("usage")
+    def _usage(self, answer: Answer, told: Any) -> None:
+        usage = told.get("usage") if isinstance(told, dict) else None
         if not isinstance(usage, dict):
             return
         answer.prompt_tokens = _count(usage, "prompt_tokens", answer.prompt_tokens)
@@ -110,7 +112,7 @@ class Anthropic:
         if kind == "error":
             answer.error = _code(event)
         elif kind == "message_start":
-            self._usage(answer, event.get("message") or {})
+            self._usage(answer, event.get("message"))
         elif kind == "message_delta":
             self._usage(answer, event)
         elif kind == "message_stop":
@@ -121,8 +123,8 @@ class Anthropic:
         self._usage(answer, body)
         answer.finished = body.get("stop_reason") is not None
 
-    def _usage(self, answer: Answer, told: Json) -> None:
-        usage = told.get("usage")
+    def _usage(self, answer: Answer, told: Any) -> None:
+        usage = told.get("usage") if isinstance(told, dict) else None
         if not isinstance(usage, dict):
             return
         answer.completion_tokens = _count(usage, "output_tokens", answer.completion_tokens)
@@ -156,7 +158,7 @@ def _code(told: Json) -> str:
     error = told.get("error")
     if not isinstance(error, dict):
         return "error"
-    return str(error.get("code") or error.get("type") or "error")
+    return clip(error.get("code") or error.get("type") or "error", 60)
 
 
 def _object(data: bytes) -> Json:
@@ -167,9 +169,11 @@ def _object(data: bytes) -> Json:
         return {"type": "error", "error": {"code": "no JSON"}}
 
 
-def _has_output(choice: Json) -> bool:
+def _has_output(choice: Any) -> bool:
+    if not isinstance(choice, dict):
+        return False
     delta = choice.get("delta")
-    if delta is None:
+    if not isinstance(delta, dict):
         return bool(choice.get("text"))
     return any(delta.get(k) for k in ("content", "reasoning_content", "reasoning", "tool_calls"))
 

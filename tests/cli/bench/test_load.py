@@ -215,6 +215,36 @@ async def test_an_answer_that_is_none_is_told(autojump_clock: MockClock, body: b
     assert (await endpoint(upstream, stream=False).ask("Hi", 3)).error == "no JSON"
 
 
+@pytest.mark.parametrize("dialect", ["chat", "messages"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": ["x"]},
+        {"choices": 5},
+        {"choices": [{"delta": "x"}]},
+        {"type": "message_start", "message": "x"},
+        {"usage": []},
+    ],
+)
+async def test_an_event_of_another_shape_is_no_output(
+    autojump_clock: MockClock, dialect: str, event: Any
+) -> None:
+    upstream = ScriptedUpstream(lambda _: [data(event)])
+    sample = await endpoint(upstream, dialect).ask("Hi", 3)
+    assert (sample.first, sample.error) == (None, "cut short")
+
+
+async def test_what_an_endpoint_calls_an_error_is_short_and_moves_no_cursor(
+    autojump_clock: MockClock,
+) -> None:
+    told = {"type": "error", "error": {"code": "\x1b[2J" + "x" * 1000}}
+    upstream = ScriptedUpstream(lambda _: [data(told)])
+    error = (await endpoint(upstream).ask("Hi", 3)).error
+    assert error is not None
+    assert error.isprintable()
+    assert len(error) < 100
+
+
 async def test_as_many_are_under_way_as_is_wanted(autojump_clock: MockClock) -> None:
     upstream = ScriptedUpstream(chat)
     window = await measure(endpoint(upstream), Cell(4, 8, 5), Amount(10), lambda: "Hi")
