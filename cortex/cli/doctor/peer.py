@@ -97,7 +97,7 @@ def _json(data: bytes) -> Any:
 
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return data.decode("utf-8", "replace")
 
 
@@ -105,7 +105,7 @@ def _skew(date: str | None, local: float) -> float | None:
     """A Date header has whole seconds: half of one is added."""
     try:
         return email.utils.parsedate_to_datetime(date or "").timestamp() + 0.5 - local
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
