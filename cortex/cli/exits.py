@@ -17,13 +17,19 @@ EPILOG = (
 )
 
 
+def shown(text: str) -> str:
+    """*text* without what could move a cursor."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 class Failed(click.ClickException):
     """It was tried and did not work."""
 
     exit_code = FAILURE
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"cortex: {self.message}", file=file, err=file is None)
+        lines = "\n".join(shown(line) for line in self.message.split("\n"))
+        click.echo(f"cortex: {lines}", file=file, err=file is None)
 
 
 class Misconfigured(Failed):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import attrs
 import click
 
+from cortex.cli.exits import shown
 from cortex.wire import neuron as wire
 
 PLAIN_SECONDS = 10.0  # between two lines about the same stage
@@ -36,7 +37,11 @@ def open_view(*, as_json: bool) -> Iterator[PullView]:
 
         from cortex.cli import tables
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[far]}"),
+        )
         with Progress(*columns, console=tables.console(stderr=True), transient=True) as bars:
             yield Bars(bars)
     else:
@@ -71,7 +76,8 @@ class PlainLines:
         stage, at = self._told.get(where, ("", 0.0))
         if stage != pull.stage or self.clock() - at >= PLAIN_SECONDS:
             self._told[where] = (str(pull.stage), self.clock())
-            click.echo(f"{title(where, pull)}: {pull.stage} {far(pull)}".rstrip(), err=True)
+            line = f"{title(where, pull)}: {shown(str(pull.stage))} {far(pull)}"
+            click.echo(line.rstrip(), err=True)
 
 
 @attrs.define(eq=False)
@@ -87,7 +93,7 @@ class Bars:
         total = pull.bytes_total
         self._bars.update(
             self._tasks[where],
-            description=f"{title(where, pull)}: {pull.stage or pull.status}".replace("[", r"\["),
+            description=shown(f"{title(where, pull)}: {pull.stage or pull.status}"),
             total=total,
             completed=(pull.bytes_done or 0) if total else 0,
             far=far(pull),
@@ -95,7 +101,7 @@ class Bars:
 
 
 def title(where: str, pull: wire.Pull) -> str:
-    return f"{pull.id} on {where}" if where else pull.id
+    return shown(f"{pull.id} on {where}" if where else pull.id)
 
 
 def far(pull: wire.Pull) -> str:
@@ -125,7 +131,7 @@ def outcome(where: str, pull: wire.Pull, *, verified: bool) -> str:
     """How it ended, in a line."""
     name = title(where, pull)
     if pull.status == wire.FAILED:
-        return f"{name}: {pull.error}"
+        return f"{name}: {shown(str(pull.error))}"
     if pull.status == wire.CANCELLED:
         return f"{name}: stopped; what came is kept, and the next pull goes on from there"
     told = f"{name} is here" if not where else f"{name}: there"
@@ -138,8 +144,8 @@ def outcome(where: str, pull: wire.Pull, *, verified: bool) -> str:
     if verified:
         told += ", verified"
     if pull.repaired:
-        told += f", repaired: {', '.join(pull.repaired)}"
-    return f"{told} ({size(pull.size or 0)})" + (f"\n{pull.path}" if pull.path else "")
+        told += f", repaired: {shown(', '.join(pull.repaired))}"
+    return f"{told} ({size(pull.size or 0)})" + (f"\n{shown(pull.path)}" if pull.path else "")
 
 
 def as_object(where: str, pull: wire.Pull) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cortex.cli.client import gateway_options, open_client
+from cortex.cli.exits import shown
 from cortex.cli.fleet import json_option, print_json
 
 Json = dict[str, Any]
@@ -50,8 +51,3 @@ def plan_lines(plan: Json) -> Iterator[str]:
         place = (each.get("node"), each.get("model"))
         what = "drained, then loaded again" if place in again else "drained"
         yield shown(f"{each.get('model')} on {each.get('node')}: {what} ({each.get('why')})")
-
-
-def shown(text: str) -> str:
-    """*text* without what could move a cursor."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))

@@ -17,9 +17,8 @@ from rich.text import Text
 
 from cortex.cli import tables
 from cortex.cli.client import GatewayClient, Refused, gateway_options, open_client
-from cortex.cli.exits import Failed
+from cortex.cli.exits import Failed, shown
 from cortex.cli.fleet import json_option, print_json
-from cortex.cli.reload import shown
 from cortex.wire import json
 from cortex.wire.sse import FrameReader
 

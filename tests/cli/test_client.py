@@ -7,6 +7,8 @@ from fakes.neuron import FakeNeuron
 from fakes.served_gateway import served_gateway
 from fakes.tls import pem
 
+from cortex.cli.client import Refused
+
 
 @pytest.fixture
 def secure(monkeypatch):
@@ -33,3 +35,8 @@ def test_an_authority_that_cannot_be_read_ends_with_2(invoke, monkeypatch, tmp_p
     result = invoke("status", "--url", "https://127.0.0.1:1")
     assert result.exit_code == 2
     assert result.stderr == "cortex: SSL_CERT_FILE, SSL_CERT_DIR: No such file or directory\n"
+
+
+def test_what_a_gateway_says_of_an_error_moves_no_cursor(capsys):
+    Refused(400, {"message": "no\x1b[2J"}).show()
+    assert capsys.readouterr().err == "cortex: no?[2J\n"

@@ -106,3 +106,13 @@ def test_json_is_a_line_a_second_and_the_end_at_once(capsys):
         "size": GIB,
         "fetched": GIB,
     }
+
+
+def test_what_a_server_sends_moves_no_cursor():
+    hostile = "\x1b[2J\n"
+    failed = wire.Pull(f"org/{hostile}", wire.FAILED, error=hostile)
+    fields = {"path": f"/{hostile}", "repaired": (hostile,)}
+    for pull in (failed, attrs.evolve(ENDED, **fields)):
+        told = outcome(hostile, pull, verified=False)
+        assert "".join(told.split("\n")).isprintable()
+        assert told.count("\n") == (1 if pull.path else 0)

@@ -8,6 +8,8 @@ from typing import Any, Final
 import attrs
 import click
 
+from cortex.cli.exits import shown
+
 OK: Final = "ok"
 WARNING: Final = "warning"
 FAILED: Final = "failed"
@@ -48,9 +50,10 @@ def body(findings: Iterable[Finding]) -> dict[str, Any]:
 
 def show(finding: Finding) -> None:
     """Print one finding as soon as it is known; its advice on a line of its own."""
-    click.echo(f"{finding.state:8} {finding.role:8} {finding.check}: {finding.detail}")
+    line = f"{finding.state:8} {finding.role:8} {finding.check}: {finding.detail}"
+    click.echo(shown(line))
     if finding.advice:
-        click.echo(f"{'':18}-> {finding.advice}")
+        click.echo(f"{'':18}-> {shown(finding.advice)}")
 
 
 def summary(findings: Iterable[Finding]) -> str:

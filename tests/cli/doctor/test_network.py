@@ -8,7 +8,8 @@ from cortex import __version__
 from cortex.cli import live
 from cortex.cli.doctor import network, tokens
 from cortex.cli.doctor.peer import Heard, ask, is_url
-from cortex.cli.doctor.report import FAILED, OK, WARNING, Judge
+from cortex.cli.doctor.peer import _skew as skew_of
+from cortex.cli.doctor.report import FAILED, OK, WARNING, Judge, show
 from cortex.config.catalogue import Catalogue, CatalogueEntry
 from cortex.config.gateway import NeuronNode
 from cortex.config.neuron import DefaultModel, NeuronConfig
@@ -211,3 +212,17 @@ def test_asking_never_raises(server, nobody):
         assert not ask(url).good
     assert is_url("https://host/base")
     assert not is_url("host:1")
+
+
+def test_no_answer_makes_asking_raise(server):
+    server.on("GET", "/x", b"[" * 200_000)
+    assert isinstance(ask(f"{server.url}/x").body, str)
+    assert skew_of(f"Mon, 01 Jan 2024 00:00:00 +{'9' * 30}", 0.0) is None
+
+
+def test_a_finding_moves_no_cursor(capsys):
+    show(JUDGE.failed("ready", "/readyz: \x1b[2J\nok", "see \x1b]0;x\x07"))
+    assert capsys.readouterr().out.splitlines() == [
+        "failed   gateway  ready: /readyz: ?[2J?ok",
+        "                  -> see ?]0;x?",
+    ]
