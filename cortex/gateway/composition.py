@@ -244,7 +244,7 @@ def compose(
         router,
         has.upstream,
         has.recorder,
-        lambda: settings.readiness_seconds,
+        lambda: has.live.gateway.readiness_seconds,
         nursery,
     )
     pulls = FleetPulls(has.names, has.fleet, has.control, has.recorder, has.events, nursery)

@@ -29,6 +29,7 @@ LIVE_GATEWAY = frozenset(
         "queue_depth",
         "stall_seconds",
         "poll_seconds",
+        "readiness_seconds",
         "cors_origins",
     }
 )

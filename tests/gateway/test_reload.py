@@ -202,6 +202,17 @@ async def test_the_pace_of_keep_alives_changes_for_new_streams(served):
         await reading.rest()
 
 
+async def test_readiness_asks_for_no_token_any_more(served):
+    running, _ = served
+    await running.client.post(CHAT, json=chat())
+    assert "token" in (await running.client.get("/readyz")).json()
+    running.files.settings(readiness_seconds=0.0)
+    assert (await reload(running))["plan"]["needs_restart"] == []
+    told = (await running.client.get("/readyz")).json()
+    assert told["ready"]
+    assert "token" not in told
+
+
 @pytest.mark.slow
 async def test_idle_models_are_unloaded_by_the_new_keep_alive(served):
     running, neuron = served
