@@ -39,8 +39,15 @@ def _printable(value: Any) -> str:
         text.isprintable() and " " not in text and '"' not in text and text
     ):
         return text
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    # The backslash first: one before a quote would else have it end the value.
+    escaped = _escaped(text.replace("\\", "\\\\"))
     return '"' + escaped.replace('"', '\\"') + '"'
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class LineFormatter(logging.Formatter):
@@ -59,7 +66,7 @@ class LineFormatter(logging.Formatter):
             self._shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         area = record.name.removeprefix(f"{ROOT}.")
         fields = getattr(record, FIELDS, None) or {}
-        message = " ".join(record.getMessage().split())
+        message = _escaped(" ".join(record.getMessage().split()))
         level = record.levelname.lower()
         parts = [f"{self._shown}.{int(record.msecs):03d}Z {level} {area} {message}"]
         parts += [f"{key}={_printable(value)}" for key, value in fields.items()]
@@ -68,7 +75,9 @@ class LineFormatter(logging.Formatter):
             parts.append(f"request={_printable(current)}")
         line = " ".join(parts)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)[-MAX_TRACEBACK:]
+            # Indented: no event begins like that, whatever the exception says.
+            traceback = self.formatException(record.exc_info)[-MAX_TRACEBACK:]
+            line += "".join(f"\n  {_escaped(each)}" for each in traceback.split("\n"))
         return line
 
 

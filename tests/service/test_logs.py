@@ -31,6 +31,24 @@ def test_an_event_is_one_line_with_its_fields(lines):
     assert line.endswith("info gateway.router model loaded model=a/b seconds=1.5")
 
 
+def test_a_value_cannot_end_its_quotes(lines):
+    logs.get("x").warning("bad", name='a\\" level=error b="')
+    (line,) = lines()
+    assert line.endswith('name="a\\\\\\" level=error b=\\""')
+
+
+def test_neither_a_message_nor_a_traceback_forges_a_line(lines):
+    hostile = "\n2026-01-01T00:00:00.000Z error x forged\x00\x1b[2J"
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        logging.getLogger("hypercorn.error").exception("failed%s", hostile)
+    first, *rest = lines()
+    assert "hypercorn.error" in first
+    assert all(line.startswith("  ") for line in rest)
+    assert all(line.isprintable() for line in (first, *rest))
+
+
 def test_values_cannot_forge_lines_or_terminal_sequences(lines):
     logs.get("x").warning("bad", name='a\nlevel=error "q"\x1b[2J' + "y" * 10_000)
     (line,) = lines()
