@@ -65,6 +65,11 @@ class _Flight:
     def under_way(self) -> bool:
         return not self.landed.is_set()
 
+    @property
+    def may_be_joined(self) -> bool:
+        """Not one that is being cancelled: its end is not what is asked for."""
+        return self.under_way and not self.scope.cancel_called
+
 
 @attrs.define(eq=False)
 class Pulls:
@@ -145,7 +150,7 @@ class Pulls:
             raise Unavailable("this neuron is still starting")
         self._forget()
         for flight in self._flights:
-            if flight.under_way and _same(flight.record.request, request):
+            if flight.may_be_joined and _same(flight.record.request, request):
                 if request.verify and not flight.record.request.verify:
                     raise Conflict(f"{request.model_id} is being pulled: verify it after that")
                 return flight

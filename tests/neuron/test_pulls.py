@@ -174,6 +174,21 @@ async def test_a_pull_is_cancelled_running_or_waiting(waiting: bool) -> None:
         assert it.ended[-1].status == wire.CANCELLED
 
 
+async def test_none_joins_a_pull_that_is_being_cancelled() -> None:
+    async with owner() as it:
+        it.pulls.start(asked("m"))
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.pulls.cancel, "m")
+            with trio.fail_after(1):
+                while not it.pulls._flights[0].scope.cancel_called:
+                    await trio.lowlevel.checkpoint()
+            it.pulls.start(asked("m"))
+        it.sources.gate.set()
+        await wait_all_tasks_blocked()
+        assert statuses(it.pulls) == [wire.CANCELLED, wire.PULLED]
+
+
 async def test_who_waits_for_a_cancelled_pull_is_told() -> None:
     async with owner() as it, trio.open_nursery() as nursery:
 
