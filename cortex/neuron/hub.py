@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # it needs numpy, and this is to run without
     from cortex.neuron.jobs import ReportProgress
 
 PARALLEL_FILES = 4
+LOOK_UPS = 4  # of repositories, that wait for the hub at a time
 NEAR_SECONDS = 5.0  # for a hint
 SPARE_BYTES = 64 << 20  # of the disk, that a fetch leaves free
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as the hub's own tools have it
@@ -87,6 +88,11 @@ class HuggingFaceHub:
     offline: bool = False
     patience: Patience = attrs.field(factory=Patience)
     free_bytes: Callable[[Path], int] = free_bytes
+    # Threads of their own: one whose hub never ends its answer is left behind, and would otherwise
+    # be lacking for everything else that this process does in threads.
+    _look_ups: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(LOOK_UPS), init=False
+    )
 
     @classmethod
     def from_config(
@@ -139,6 +145,7 @@ class HuggingFaceHub:
                 names = await trio.to_thread.run_sync(
                     partial(near_names, repository, endpoint=self.endpoint, token=self.token),
                     abandon_on_cancel=True,
+                    limiter=self._look_ups,
                 )
             if not names:
                 raise
@@ -255,6 +262,7 @@ class HuggingFaceHub:
                     seconds=self.patience.listing,
                 ),
                 abandon_on_cancel=True,
+                limiter=self._look_ups,
             )
         raise OutOfReach(f"the hub did not answer within {self.patience.listing:g} s")
 

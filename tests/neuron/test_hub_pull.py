@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ import trio
 from fakes.hub import FakeHub, etag, running
 
 from cortex.errors import BadRequest, CheckpointError, DiskFull, SourceUnavailable
+from cortex.neuron import hub as hub_module
 from cortex.neuron.download import ATTEMPTS, Patience
-from cortex.neuron.hub import SPARE_BYTES, HuggingFaceHub, free_bytes
+from cortex.neuron.hub import LOOK_UPS, SPARE_BYTES, HuggingFaceHub, free_bytes
 from cortex.neuron.hub_files import SINGLE, Pulled
 from cortex.neuron.partial_file import partial_of
 
@@ -63,6 +65,28 @@ def _close_the_librarys_connections() -> Iterator[None]:
 async def puller(tmp_path: Path) -> AsyncIterator[Puller]:
     async with running(FILES) as fake:
         yield Puller(fake, tmp_path / "hub")
+
+
+async def test_a_hub_that_never_ends_its_answer_takes_few_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks leaves after a while; the thread cannot."""
+    release, begun = threading.Event(), 0
+
+    def hang(*_: object, **__: object) -> None:
+        nonlocal begun
+        begun += 1
+        release.wait(20)
+
+    monkeypatch.setattr(hub_module, "list_files", hang)
+    hub = HuggingFaceHub(tmp_path, patience=attrs.evolve(HASTE, listing=0.01))
+    try:
+        for _ in range(2 * LOOK_UPS):
+            with pytest.raises(SourceUnavailable), trio.fail_after(5):
+                await hub.pull("org/model", progress=lambda *_: None)
+        assert begun == LOOK_UPS
+    finally:
+        release.set()
 
 
 async def test_a_pull_says_what_it_brought_and_the_next_that_it_is_here(tmp_path: Path) -> None:
