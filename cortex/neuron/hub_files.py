@@ -37,6 +37,7 @@ SMALL = frozenset(
 )
 MAX_SMALL_BYTES = 256 << 20
 MAX_SHARDS = 10_000
+MAX_FILE_BYTES = 1 << 50  # a PiB; sums of such sizes are still numbers of JSON
 
 _SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}\.safetensors")
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
@@ -56,7 +57,8 @@ class RemoteFile:
     def is_sound(self) -> bool:
         """Whether the etag is a hash and the size a size."""
         pattern = _SHA256 if self.sha256 else _SHA1
-        return self.size >= 0 and pattern.fullmatch(self.etag) is not None
+        sized = type(self.size) is int and 0 <= self.size <= MAX_FILE_BYTES
+        return sized and pattern.fullmatch(self.etag) is not None
 
 
 @attrs.frozen

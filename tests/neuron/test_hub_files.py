@@ -145,6 +145,8 @@ def test_a_hostile_index_is_refused(index: bytes) -> None:
         ("../" + "a" * 37, 1, False),
         ("A" * 40, 1, False),
         ("a" * 40, -1, False),
+        ("a" * 40, 10**40, False),  # no JSON of ours could tell it
+        ("a" * 40, True, False),
     ],
 )
 def test_what_is_no_hash_names_no_blob(etag: str, size: int, sha256: bool) -> None:
