@@ -189,7 +189,9 @@ class FleetPulls:
         return pull
 
     def _ended(self, node: str, pull: wire.Pull) -> None:
-        self._metrics.pull_ended(node, pull.status)
+        # What a neuron says is a label only where it is one of these.
+        known = pull.status in (wire.PULLED, wire.CANCELLED)
+        self._metrics.pull_ended(node, pull.status if known else wire.FAILED)
         told = {"node": node, "model": pull.id, "result": pull.status, "error": pull.error}
         self._events.publish("pull_ended", **told, seconds=pull.seconds, bytes=pull.fetched)
         note: Callable[..., None] = log.warning if pull.status == wire.FAILED else log.info
