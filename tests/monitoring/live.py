@@ -47,6 +47,7 @@ id = "cortex/demo"
 id = "guest"
 source = "demo"
 vram_mb = 300
+keep_alive = 0 # leaves when its request is done, however quick the rounds are
 [[models]]
 id = "broken"
 source = "/nowhere"
