@@ -8,44 +8,27 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 
-import attrs
 import trio
-from prometheus_client import CollectorRegistry
 
-from cortex import __version__
-from cortex.config.neuron import DefaultModel, NeuronConfig
-from cortex.engine.engine import EngineStats
-from cortex.engine.load.checkpoint import CPU_BATCH, CUDA_BATCH
-from cortex.engine.models.registry import ARCHITECTURES
+from cortex.config.neuron import NeuronConfig
 from cortex.errors import DeviceLost
 from cortex.neuron import devices, resident_file
 from cortex.neuron.activation import Activation
-from cortex.neuron.admission import Admission
 from cortex.neuron.api import NeuronApi, guard_of, render_error
-from cortex.neuron.checkpoints import TorchCheckpoints, free_torch_memory, torch_threads
-from cortex.neuron.device_metrics import DeviceCollector
-from cortex.neuron.device_slot import DeviceSlot, thread_name
-from cortex.neuron.device_thread import GRACE_SECONDS, DeviceThread
-from cortex.neuron.health import HealthMonitor
-from cortex.neuron.hub import cache_directory
-from cortex.neuron.inference import Inference, unserved
+from cortex.neuron.composition import Neuron, compose
+from cortex.neuron.device_slot import DeviceSlot
+from cortex.neuron.device_thread import GRACE_SECONDS
+from cortex.neuron.inference import unserved
 from cortex.neuron.jobs import Call
-from cortex.neuron.ledger import Ledger
 from cortex.neuron.lifecycle import Lifecycle
-from cortex.neuron.metrics import NeuronMetrics, PullMetrics, SnapshotCollector
 from cortex.neuron.pull_api import PullApi
 from cortex.neuron.pulls import Pulls
-from cortex.neuron.read_text import read_text
-from cortex.neuron.readiness import Readiness
-from cortex.neuron.restart import Restarter, inherited_listener
-from cortex.neuron.sources import Sources
-from cortex.service import logs, metrics
-from cortex.service.disk import DiskMonitor
+from cortex.neuron.restart import inherited_listener
+from cortex.service import logs
 from cortex.service.edge import Edge
-from cortex.service.http import Pace
 from cortex.service.notify import Systemd
 from cortex.service.quart_app import app_over
-from cortex.service.serve import FastRoutes, listen, serve, url_of
+from cortex.service.serve import FastRoutes, listen, serve
 from cortex.wire import neuron as wire
 
 log = logs.get("neuron")
@@ -53,8 +36,6 @@ log = logs.get("neuron")
 # One write per step and stream: on hypercorn they cost the thread that the engine waits for more
 # than all else it does.
 FAST_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
-PACE = Pace(commit_after=float("inf"), keep_alive=2.0, stall=60.0)
-MIB = 1 << 20
 UNLOAD_SECONDS = 20.0  # to free the devices, behind the drain
 
 
@@ -75,149 +56,42 @@ async def run(
         # The server closes its socket; a successor of this process needs one that is still open.
         spare = stack.enter_context(listener.dup())
         probe, inventory = await trio.to_thread.run_sync(devices.find, devices.system_probes())
-        slots = [_slot(device, config) for device in inventory.devices]
-        monitor = HealthMonitor(probe, inventory.devices)
-        sources = Sources.from_config(config)
-        lifecycle = Lifecycle(
-            slots,
-            sources,
-            TorchCheckpoints(config.max_batch, config.max_batch_tokens, config.queue_wait_seconds),
-            read_text,
-            monitor.free_bytes,
-            config.drain_seconds,
-        )
-        legacy = resident_file.read(config.state_directory)
-        restarter = Restarter(
-            config.state_directory,
-            lifecycle.requests,
-            spare,
-            draining=lambda: lifecycle.draining,
-            systemd=systemd,
-        )
-        lifecycle.on_device_fault = restarter.fault
-        monitor.on_lost = lifecycle.device_lost
-        activation = Activation(lifecycle.load, _wanted(legacy.requests, config.default_models))
-        places = {"state": config.state_directory, "models": cache_directory(config)}
-        disk = DiskMonitor("neuron_disk_free_bytes", "neuron_disk_size_bytes", places)
+        neuron = compose(config, probe, inventory, spare, systemd)
         served = trio.Event()
-        pulls = Pulls(sources)
         async with trio.open_nursery() as nursery:
-            api = _api(
-                config,
-                lifecycle,
-                slots,
-                monitor,
-                activation,
-                inventory,
-                restarter,
-                listener,
-                legacy.recoveries,
-                nursery,
-                disk,
-            )
-            pulls.on_ended = PullMetrics(api.registry, lambda: pulls.under_way).ended
-            for slot in slots:
-                await nursery.start(slot.thread.run, name=slot.thread.name)
-            await nursery.start(monitor.run, name="health monitor")
-            await nursery.start(lifecycle.run, name="lifecycle")
-            await nursery.start(pulls.run, name="pulls")
-            nursery.start_soon(restarter.run, name="restarter")
-            nursery.start_soon(disk.run, name="disk monitor")
-            lifecycle.expect(legacy.requests)
-            nursery.start_soon(
-                systemd.run,
-                lambda: _status(lifecycle.models()),
-                lambda: _stuck(slots),
-                name="systemd",
-            )
-            nursery.start_soon(_activate, activation, lifecycle, config, name="activation")
+            api = neuron.api(listener, nursery)
+            await _start(neuron, systemd, nursery)
 
             async def stopping() -> None:
                 await stop()
                 systemd.stopping(config.drain_seconds + UNLOAD_SECONDS + GRACE_SECONDS)
 
-            url = await nursery.start(_serve, api, pulls, config, listener, stopping, served)
-            nursery.start_soon(_say_ready, systemd, slots, name="readiness")
+            url = await nursery.start(_serve, api, neuron.pulls, config, listener, stopping, served)
+            nursery.start_soon(_say_ready, systemd, neuron.slots, name="readiness")
             task_status.started(url)
             await served.wait()
-            await _unload_all(lifecycle, config.drain_seconds)
+            await _unload_all(neuron.lifecycle, config.drain_seconds)
             nursery.cancel_scope.cancel("the server has drained")
 
 
-def _slot(device: wire.Device, config: NeuronConfig) -> DeviceSlot:
-    """*device* with its thread and its ledger: `memory_fraction` of its memory is given out."""
-    total = int((device.vram_total_mb or 0) * MIB * config.memory_fraction)
-    thread = DeviceThread(
-        thread_name(device), torch_threads(config.threads), free_memory=free_torch_memory
+async def _start(neuron: Neuron, systemd: Systemd, nursery: trio.Nursery) -> None:
+    """Start everything but the server."""
+    lifecycle = neuron.lifecycle
+    for slot in neuron.slots:
+        await nursery.start(slot.thread.run, name=slot.thread.name)
+    await nursery.start(neuron.monitor.run, name="health monitor")
+    await nursery.start(lifecycle.run, name="lifecycle")
+    await nursery.start(neuron.pulls.run, name="pulls")
+    nursery.start_soon(neuron.restarter.run, name="restarter")
+    nursery.start_soon(neuron.disk.run, name="disk monitor")
+    lifecycle.expect(neuron.legacy.requests)
+    nursery.start_soon(
+        systemd.run,
+        lambda: _status(lifecycle.models()),
+        lambda: _stuck(neuron.slots),
+        name="systemd",
     )
-    return DeviceSlot(device, thread, Ledger(device.index, total))
-
-
-def _wanted(
-    again: Iterable[wire.LoadRequest], defaults: Iterable[DefaultModel]
-) -> list[wire.LoadRequest]:
-    """What to load at start: what a predecessor had, then the configured models."""
-    requests = {request.model_id: request for request in again}
-    for model in defaults:
-        fields = attrs.asdict(model, recurse=False)
-        requests.setdefault(model.model_id, wire.LoadRequest(**fields))
-    return list(requests.values())
-
-
-def _api(
-    config: NeuronConfig,
-    lifecycle: Lifecycle,
-    slots: list[DeviceSlot],
-    monitor: HealthMonitor,
-    activation: Activation,
-    inventory: devices.Inventory,
-    restarter: Restarter,
-    listener: socket.socket,
-    recoveries: int,
-    nursery: trio.Nursery,
-    disk: DiskMonitor,
-) -> NeuronApi:
-    registry = CollectorRegistry()
-    metrics.add_build_info(registry, "neuron_build_info", __version__)
-    metrics.add_process(registry)
-    registry.register(disk)
-    metrics.add_log_count(registry, "neuron_log_lines_dropped")
-    on_cuda = any(device.kind == "cuda" for device in inventory.devices)
-    batch = config.max_batch or (CUDA_BATCH if on_cuda else CPU_BATCH)
-    admission = Admission(batch, config.max_queue_depth)
-
-    def stats() -> Iterable[tuple[str, EngineStats | None]]:
-        return lifecycle.engine_stats()
-
-    registry.register(
-        SnapshotCollector(
-            models=lifecycle.models,
-            stats=stats,
-            devices=lambda: monitor.devices,
-            rejected=lambda model: admission.seats(model).rejected,
-            revivals=lifecycle.revivals,
-        )
-    )
-    registry.register(DeviceCollector(slots, lifecycle.estimate_errors, recoveries))
-    told = NeuronMetrics(registry)
-    lifecycle.on_landed = told.landed
-    return NeuronApi(
-        lifecycle,
-        Inference(lifecycle, admission, told, PACE),
-        admission,
-        monitor,
-        activation,
-        Readiness(
-            lifecycle, lambda: restarter.faulted, config.readiness_seconds, registry, nursery
-        ),
-        devices.discovery(
-            inventory, version=__version__, architectures=tuple(sorted(ARCHITECTURES))
-        ),
-        registry,
-        url_of(listener),
-        lambda: restarter.faulted,
-        restarter.renew,
-    )
+    nursery.start_soon(_activate, neuron.activation, lifecycle, neuron.config, name="activation")
 
 
 async def _serve(
