@@ -65,10 +65,11 @@ async def test_what_cannot_be_read_is_left_out_and_told_once(monkeypatch, caplog
 
 
 async def test_a_file_system_that_hangs_holds_nobody_up(monkeypatch, autojump_clock, nursery):
-    answer, reads = threading.Event(), []
+    answer, begun, reads = threading.Event(), threading.Event(), []
 
     def read(path: Path) -> Room:
         reads.append(path)
+        begun.set()
         answer.wait(10)
         return Room(1, 2)
 
@@ -79,6 +80,7 @@ async def test_a_file_system_that_hangs_holds_nobody_up(monkeypatch, autojump_cl
         with trio.fail_after(3 * (INTERVAL + BOUND)):
             await trio.sleep(2 * (INTERVAL + BOUND))
         assert shown(monitor) == {}
+        assert begun.wait(10)  # the clock may be ahead of a thread's start
         assert len(reads) == 1  # no thread is added to one that hangs
     finally:
         answer.set()
