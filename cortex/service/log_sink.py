@@ -21,8 +21,9 @@ from cortex.service.log_format import FIELDS, ROOT
 
 # A reader that is merely busy takes a full pipe's content within some milliseconds.
 PATIENCE_SECONDS = 0.05
-# One that was waited for in vain is not waited for again before that: 5 % of the time at most.
-PAUSE_SECONDS = 1.0
+# What waiting may take of all time, whether a reader drips or takes nothing; after a whole
+# `PATIENCE_SECONDS` it is a second until there are as many again.
+WAITING_SHARE = 0.05
 # A descriptor that blocks takes as much as this, if anything, without blocking.
 SLICE = select.PIPE_BUF
 # syslog's, in the form that systemd documents for the streams of services.
@@ -35,7 +36,8 @@ class Sink:
     def __init__(self, descriptor: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.dropped = 0  # lines
         self._clock = clock
-        self._patient_from = 0.0
+        self._patience = PATIENCE_SECONDS  # that is left
+        self._counted_at = clock()
         self._torn = False  # the last line was cut short
         self._descriptor = descriptor
         self._own: int | None = None  # a descriptor that is ours to close
@@ -69,7 +71,8 @@ class Sink:
         """Write *line*, which ends in a newline; whether it could be."""
         rest = memoryview(b"\n" + line if self._torn else line)
         began, size = self._clock(), len(rest)
-        patience = PATIENCE_SECONDS if began >= self._patient_from else 0.0
+        earned = (began - self._counted_at) * WAITING_SHARE
+        patience = min(PATIENCE_SECONDS, self._patience + earned)
         try:
             while len(rest) and self._writable(began + patience):
                 taken = self._put(rest[:SLICE])
@@ -78,8 +81,9 @@ class Sink:
                     break
         except OSError:  # nobody is there any more, or a disk is full
             return self._drop(torn=len(rest) < size)
+        self._counted_at = self._clock()
+        self._patience = 0.0 if len(rest) else max(0.0, patience - (self._counted_at - began))
         if len(rest):
-            self._patient_from = self._clock() + PAUSE_SECONDS
             return self._drop(torn=len(rest) < size)
         self._torn = False
         return True

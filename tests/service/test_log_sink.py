@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 
 import pytest
@@ -105,6 +106,25 @@ def test_waiting_in_vain_is_not_repeated_at_once(ends, monkeypatch):
     now[0] += 2
     sink.write(LINE)
     assert waits[-1] == pytest.approx(50)
+    sink.close()
+
+
+def test_a_reader_that_drips_takes_no_more_time_than_one_that_takes_nothing(ends, monkeypatch):
+    now = [0.0]
+    sink = Sink(ends[1], lambda: now[0])
+
+    class Polled:
+        def poll(self, milliseconds):
+            now[0] += min(milliseconds, 30) / 1000
+            return [] if milliseconds < 30 else [(ends[1], select.POLLOUT)]
+
+    monkeypatch.setattr(sink, "_polled", Polled())
+    taken = [sink.write(LINE) for _ in range(100)]
+    assert taken[0]
+    assert sum(taken) == 1
+    assert now[0] <= 0.055  # of waiting: what one may have at once, and what that earned
+    now[0] += 2
+    assert sink.write(LINE)
     sink.close()
 
 
