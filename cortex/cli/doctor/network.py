@@ -36,7 +36,8 @@ def neuron(judge: Judge, seen: Seen) -> Finding:
         return judge.failed(
             check,
             f"{node.endpoint} {given}",
-            "give neurons.token (or token_file) the token of its neuron.toml",
+            "give neurons.token (or token_file) the token of its neuron.toml; `cortex up` makes "
+            "one of its own, unless NEURON_TOKEN says it: set that there, CORTEX_NEURON_TOKEN here",
         )
     if not seen.snapshot.healthy:
         return judge.failed(

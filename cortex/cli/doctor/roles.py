@@ -122,7 +122,9 @@ class NeuronHost:
         yield network.hub(judge, config, self.environ)
         if health.status in (401, 403):
             yield judge.failed(
-                "neuron", f"{base} refuses this configuration's token", "restart it with this file"
+                "neuron",
+                f"{base} refuses this configuration's token",
+                "restart it with this file, or set NEURON_TOKEN here",
             )
         elif held is None:
             yield judge.warning(
